@@ -1,0 +1,17 @@
+"""What can go wrong in an engine or in finding one."""
+
+
+class EngineError(Exception):
+    """An engine cannot do what it was asked; the message says why and the cure, in one line."""
+
+
+class UnknownVoiceError(EngineError):
+    """The engine has no voice of that name and knows nowhere to get it."""
+
+
+class MissingExtraError(EngineError):
+    """The package that an engine needs is not installed."""
+
+
+class UnavailableError(EngineError):
+    """A model or voice is not on this machine, and cannot be fetched."""

@@ -1,0 +1,1 @@
+"""Language models: OpenAI-compatible endpoints and the built-in responder."""

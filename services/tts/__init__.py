@@ -1,0 +1,1 @@
+"""Text to speech: the engine contract, the engines, and the Pipecat service that runs one."""
