@@ -1,0 +1,1 @@
+"""What makes the things that the project ships or tests with."""
