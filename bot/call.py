@@ -1,0 +1,307 @@
+"""One call's life: admitted, built, greeted, run, ended; and the calls that a process has."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+from loguru import logger
+from pipecat.frames.frames import (
+    EndWorkerFrame,
+    LLMMessagesAppendFrame,
+    TTSSpeakFrame,
+    TTSUpdateSettingsFrame,
+)
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frameworks.rtvi import RTVIObserverParams, RTVIProcessor
+from pipecat.processors.frameworks.rtvi.models import ClientMessage
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.workers.runner import WorkerRunner
+
+from bot import pipeline
+from bot.agent import Agent
+from bot.engines import VOICE_RATE, Engines
+from bot.process import trim_memory
+from bot.settings import Settings
+from processors.hang_up import HangUpFrame
+from processors.latency import latency_observer
+from processors.rtvi import CallerRTVIProcessor
+from services.stt.engine import SAMPLE_RATE as EAR_RATE
+from services.tts.local import EngineTTSSettings
+
+CLIENT_READY_SECONDS = 1.0
+"""How long the greeting waits for a client that opened a data channel to say that it is ready."""
+
+
+HANG_UP_SECONDS = 15.0
+"""How long the agent's last words may take before the call is ended without them."""
+
+
+class EndReason(StrEnum):
+    """Why a call ended, where it was not the agent's own goodbye."""
+
+    HANGUP = "hangup"
+    IDLE = "idle"
+    MAX_LENGTH = "max-length"
+    SHUTDOWN = "shutdown"
+
+
+class Call:
+    """One conversation, from connect to hang-up, whatever carries it."""
+
+    def __init__(
+        self,
+        transport: BaseTransport,
+        engines: Engines,
+        agent: Agent,
+        settings: Settings,
+        *,
+        voice: str | None = None,
+        awaits_client: bool = False,
+    ) -> None:
+        """Build a call on a transport that is about to connect.
+
+        Args:
+            transport: What carries the audio.
+            engines: What speaks, hears and thinks.
+            agent: Who answers.
+            settings: The settings in force.
+            voice: A voice other than the agent's own.
+            awaits_client: Whether an RTVI client is expected, which the greeting then waits for.
+        """
+        self.id = uuid4().hex
+        self._engines = engines
+        self._agent = agent
+        self._settings = settings
+        self._awaits_client = awaits_client
+        self._idle_prompts = 0
+        self._connected = asyncio.Event()
+        self._client_ready = asyncio.Event()
+        self._hanging_up = asyncio.Event()
+        self._conversation = pipeline.build(
+            transport,
+            engines.stt(agent),
+            engines.llm(agent),
+            engines.tts(voice),
+            agent,
+            settings,
+        )
+        self._worker = PipelineWorker(
+            self._conversation.pipeline,
+            params=PipelineParams(
+                audio_in_sample_rate=EAR_RATE,
+                audio_out_sample_rate=VOICE_RATE,
+                enable_metrics=True,
+                enable_usage_metrics=True,
+            ),
+            observers=[latency_observer(self._send)],
+            # Silence is the caller's right: idle prompts and the longest call end a call instead.
+            idle_timeout_secs=None,
+            conversation_id=self.id,
+            rtvi_processor=CallerRTVIProcessor(),
+            rtvi_observer_params=RTVIObserverParams(metrics_enabled=False),
+        )
+        self._runner = WorkerRunner(handle_sigint=False)
+        self._listen(transport)
+
+    @property
+    def context(self) -> LLMContext:
+        """What the mind knows of the conversation: what was said by then, and heard of it."""
+        return self._conversation.context
+
+    async def run(self) -> None:
+        """Carry the call to its end."""
+        logger.info("call {}: begins", self.id)
+        await self._runner.add_workers(self._worker)
+        watch = asyncio.create_task(self._watch(), name=f"call {self.id}: watch")
+        try:
+            await self._runner.run()
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            logger.info("call {}: ended", self.id)
+
+    async def hang_up(self, reason: EndReason, say: str) -> None:
+        """Interrupt the agent, have it say `say`, and end the call once that has been heard."""
+        self._hanging_up.set()
+        await self._worker.rtvi.interrupt_bot()
+        await self._worker.queue_frame(HangUpFrame(goodbye=say, reason=reason.value))
+
+    async def cancel(self) -> None:
+        """End the call at once."""
+        await self._runner.cancel()
+
+    def _listen(self, transport: BaseTransport) -> None:
+        """Answer to what the transport, the client and the caller do."""
+        rtvi, caller, worker = self._worker.rtvi, self._conversation.caller, self._worker
+
+        @transport.event_handler("on_client_connected")
+        async def connected(_: BaseTransport, _client: object) -> None:
+            self._connected.set()
+
+        @transport.event_handler("on_client_disconnected")
+        async def disconnected(_: BaseTransport, _client: object) -> None:
+            await self._runner.cancel(EndReason.HANGUP.value)
+
+        @rtvi.event_handler("on_client_ready")
+        async def ready(_: RTVIProcessor) -> None:
+            self._client_ready.set()
+
+        @rtvi.event_handler("on_client_message")
+        async def message(rtvi: RTVIProcessor, message: ClientMessage) -> None:
+            if message.type == "set-voice":
+                await self._set_voice(rtvi, message)
+            else:
+                await rtvi.send_error_response(message, f"unknown message {message.type[:40]!r}")
+
+        @rtvi.event_handler("on_text")
+        @caller.event_handler("on_user_turn_started")
+        async def said_something(*_: object) -> None:
+            self._idle_prompts = 0
+
+        @caller.event_handler("on_user_turn_idle")
+        async def idle(_: object) -> None:
+            await self._prompt_idle_caller()
+
+        # Whatever was queued ahead of the frame has been played when it reaches the end.
+        worker.set_reached_downstream_filter((EndWorkerFrame,))
+
+        @worker.event_handler("on_frame_reached_downstream")
+        async def ending(_: PipelineWorker, frame: EndWorkerFrame) -> None:
+            reason = str(frame.reason or EndReason.HANGUP)
+            await self._send({"type": "call-ended", "reason": reason})
+
+    async def _watch(self) -> None:
+        """Greet the caller, and end a call that never connects or goes on for too long."""
+        try:
+            await asyncio.wait_for(self._connected.wait(), self._settings.connect_seconds)
+        except TimeoutError:
+            logger.warning("call {}: the caller did not connect in time", self.id)
+            await self.cancel()
+            return
+        if self._awaits_client:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._client_ready.wait(), CLIENT_READY_SECONDS)
+        if self._agent.greeting:
+            await self._worker.queue_frame(TTSSpeakFrame(self._agent.greeting))
+        try:
+            await asyncio.wait_for(self._hanging_up.wait(), self._settings.max_call_seconds)
+        except TimeoutError:
+            await self.hang_up(EndReason.MAX_LENGTH, self._agent.time_up)
+        await asyncio.sleep(HANG_UP_SECONDS)
+        await self.cancel()
+
+    async def _prompt_idle_caller(self) -> None:
+        """Ask a silent caller whether anyone is there; hang up when nobody has been for long."""
+        if self._idle_prompts >= self._settings.idle_prompts:
+            await self.hang_up(EndReason.IDLE, self._agent.goodbye)
+            return
+        self._idle_prompts += 1
+        await self._worker.queue_frame(
+            LLMMessagesAppendFrame(
+                [{"role": "developer", "content": self._agent.idle_prompt}], run_llm=True
+            )
+        )
+
+    async def _set_voice(self, rtvi: RTVIProcessor, message: ClientMessage) -> None:
+        """Speak the next sentence with the voice that the client asks for."""
+        voice = message.data.get("voice") if isinstance(message.data, dict) else None
+        if not isinstance(voice, str) or not self._engines.has_voice(voice):
+            await rtvi.send_error_response(message, f"there is no voice {str(voice)[:80]!r}")
+            return
+        await self._worker.queue_frame(TTSUpdateSettingsFrame(delta=EngineTTSSettings(voice=voice)))
+        await rtvi.send_server_response(message, {"voice": voice})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Tell the call's client something, as an RTVI server message."""
+        await self._worker.rtvi.send_server_message(message)
+
+
+class TooManyCallsError(Exception):
+    """The process has as many calls as it can serve well."""
+
+
+class Calls:
+    """The calls of a process: admitted up to a limit, owned until they have ended."""
+
+    def __init__(self, limit: int) -> None:
+        """Start with none.
+
+        Args:
+            limit: The most calls at once.
+        """
+        self.limit = limit
+        self.draining = False
+        self._calls: dict[asyncio.Task[None], Call] = {}
+        self._trimming: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        """The calls in progress, those that are still connecting included."""
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        """The calls in progress; safe while calls begin and end."""
+        return iter(tuple(self._calls.values()))
+
+    @property
+    def full(self) -> bool:
+        """Whether the next call would be turned away."""
+        return self.draining or len(self) >= self.limit
+
+    def start(self, build: Callable[[], Call], close: Callable[[], Awaitable[None]]) -> Call:
+        """Build a call and carry it in a task of its own.
+
+        Args:
+            build: Makes the call.
+            close: Lets go of what carried it, however it ended.
+
+        Raises:
+            TooManyCallsError: The process is full, or about to stop.
+        """
+        if self.full:
+            raise TooManyCallsError
+        call = build()
+        task = asyncio.create_task(self._carry(call, close), name=f"call {call.id}")
+        self._calls[task] = call
+        task.add_done_callback(self._ended)
+        return call
+
+    async def _carry(self, call: Call, close: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call.run()
+        except Exception:
+            logger.exception("a call ended with an error")
+        finally:
+            await close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.pop(task, None)
+        if not self._calls:
+            # A collection holds the GIL for some milliseconds. While other calls run, Python's own
+            # is enough.
+            gc.collect()
+        self._trimming = asyncio.get_running_loop().run_in_executor(None, trim_memory)
+
+    async def drain(self, seconds: float, say: str) -> None:
+        """Admit no more calls, and return when the last has ended.
+
+        Args:
+            seconds: How long the calls may go on before they are told and ended.
+            say: What the agent then says.
+        """
+        self.draining = True
+        if self._calls and seconds:
+            await asyncio.wait(self._calls, timeout=seconds)
+        for call in self:
+            await call.hang_up(EndReason.SHUTDOWN, say)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=HANG_UP_SECONDS)
+        for call in self:
+            await call.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=5)

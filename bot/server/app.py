@@ -1,0 +1,169 @@
+"""The HTTP application: what it serves, how large a request may be, how it stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bot.agent import Agent
+from bot.call import Calls
+from bot.engines import Engines
+from bot.server import health, web
+from bot.settings import Settings
+
+MAX_BODY_BYTES = 256 * 1024
+"""The largest request body: an SDP offer is a few kilobytes."""
+
+BODY_SECONDS = 10.0
+"""How long a request body may take to arrive."""
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""What this machine calls itself."""
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; connect-src 'self'; media-src 'self' blob: mediastream:; "
+    "img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
+)
+"""The page needs nothing from anywhere else, and a script that got into it could reach nothing."""
+
+
+def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls) -> FastAPI:
+    """The application, around engines that are loaded.
+
+    Args:
+        settings: The settings in force.
+        engines: What the agent speaks, hears and thinks with.
+        agent: Who answers.
+        calls: The calls of the process.
+    """
+    offers = web.Offers(settings, engines, agent, calls)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await offers.close()
+
+    app = FastAPI(title="Parley", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(health.router(calls))
+    app.include_router(web.router(offers, engines, agent))
+    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
+    app.middleware("http")(_guard(settings))
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=["content-type"],
+        )
+    # Last, since it answers every path that nothing else does.
+    web.mount_page(app)
+    return app
+
+
+async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
+    """One line for a body that cannot be read, in place of a list of objects."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return JSONResponse({"detail": f"{where or 'body'}: {first['msg']}"}, status_code=422)
+
+
+def _guard(
+    settings: Settings,
+) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """What every request passes: whom it asks for, where it comes from, and what a page may do.
+
+    A page elsewhere that a person has open could otherwise reach an agent on their machine: by
+    asking for it as it is, or under a name of its own that it has resolve to 127.0.0.1.
+    """
+    allowed = set(settings.allowed_origins)
+    loopback = settings.host in LOOPBACK
+    names = LOOPBACK | {urlsplit(origin).hostname for origin in allowed}
+
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        host = request.headers.get("host", "")
+        origin = request.headers.get("origin")
+        if loopback and _netloc_name(host) not in names:
+            detail = "this name is not served; --allowed-origins adds its origin"
+            return JSONResponse({"detail": detail}, status_code=403)
+        if origin and origin not in allowed and origin.partition("://")[2] != host:
+            detail = "this origin may not call; --allowed-origins adds it"
+            return JSONResponse({"detail": detail}, status_code=403)
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    return guard
+
+
+def _netloc_name(netloc: str) -> str | None:
+    """The name in `name:port`; None where it is malformed."""
+    try:
+        return urlsplit(f"//{netloc}").hostname
+    except ValueError:
+        return None
+
+
+class BodyLimit:
+    """Refuses a body that is too large with 413, before more is read, and a slow one with 408."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """Wrap an application.
+
+        Args:
+            app: What answers the requests that are small enough.
+            limit: The most bytes of a body.
+        """
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._limit:
+            await self._refuse(scope, receive, send)
+            return
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self._limit:
+                        await self._refuse(scope, receive, send)
+                        return
+        except TimeoutError:
+            late = JSONResponse({"detail": "the body took too long"}, status_code=408)
+            await late(scope, receive, send)
+            return
+        delivered = False
+
+        async def replay() -> Message:
+            nonlocal delivered
+            if delivered:
+                return await receive()
+            delivered = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"the body is larger than {self._limit} bytes"
+        await JSONResponse({"detail": detail}, status_code=413)(scope, receive, send)

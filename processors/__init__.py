@@ -1,0 +1,1 @@
+"""What happens to frames between services: custom processors, turn strategies and observers."""
