@@ -1,0 +1,439 @@
+import {
+  LogLevel,
+  logger,
+  PipecatClient,
+  type RTVIMessage,
+  type Tracks,
+} from "@pipecat-ai/client-js";
+import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
+
+import { readCounters, type Waterfall, type WireCounters, waterfall, wireDelay } from "./latency";
+import { Level } from "./levels";
+import { Microphone } from "./media";
+import { Playback } from "./playback";
+import {
+  farewell,
+  LOST,
+  NO_ANSWER,
+  type Problem,
+  ProblemError,
+  refused,
+  UNREACHABLE,
+} from "./problems";
+import {
+  readBotOutput,
+  readCallEnded,
+  readDetail,
+  readError,
+  readStart,
+  readTurnLatency,
+  readUserInput,
+} from "./protocol";
+import { Transcript, type Turn } from "./transcript";
+
+logger.setLevel(LogLevel.ERROR);
+
+/** What a call is doing: getting there, or whose move it is. */
+export type Phase =
+  "microphone" | "connecting" | "reconnecting" | "listening" | "thinking" | "speaking";
+
+/** How a call ended: as calls do, or because something went wrong. */
+export interface Outcome {
+  failed: boolean;
+  problem: Problem;
+}
+
+/** What a call tells the page. */
+export interface CallEvents {
+  phase(phase: Phase): void;
+  /** A turn has come or has changed. */
+  turn(turn: Turn): void;
+  latency(waterfall: Waterfall): void;
+  /** Something went wrong, and the call goes on. */
+  notice(problem: Problem): void;
+  /** The browser plays no sound until the caller has touched the page: {@link Call.unlockSound}. */
+  soundLocked(): void;
+  ended(outcome: Outcome): void;
+}
+
+/** How long the bot may take from the offer until it says that it is ready, in ms. */
+const READY_TIMEOUT = 20_000;
+
+/** How long the server may take to close a call that it has announced to be over, in ms. */
+const CLOSE_TIMEOUT = 2_000;
+
+/** For how long a turn that comes to nothing is shown as being thought about, in ms. */
+const THINKING_TIMEOUT = 12_000;
+
+/** How often the connection's counters are read, in ms. */
+const STATS_INTERVAL = 1_000;
+
+/**
+ * The Pipecat client with an ear for every RTVI message.
+ *
+ * Version 1.13 knows neither `bot-interrupted` nor `user-input`, and drops what it does not know.
+ */
+class RtviClient extends PipecatClient {
+  onMessage: ((type: string, data: unknown) => void) | undefined;
+
+  protected override handleMessage(message: RTVIMessage): void {
+    this.onMessage?.(message.type, message.data);
+    super.handleMessage(message);
+  }
+}
+
+/** One call from this page, from the press of the button until it is over. */
+export class Call {
+  readonly transcript = new Transcript();
+  readonly micLevel: Level;
+  readonly agentLevel: Level;
+
+  private readonly audio: AudioContext;
+  private readonly microphone: Microphone;
+  private readonly transport: SmallWebRTCTransport;
+  private readonly client: RtviClient;
+  private readonly playback: Playback;
+  private readonly abort = new AbortController();
+
+  private followed: RTCPeerConnection | undefined;
+  private connected = false;
+  private reconnecting = false;
+  private speaking = false;
+  private thinking = false;
+  private over = false;
+  /** What the bot gave as the reason for the end that is coming. */
+  private announced: Outcome | undefined;
+  private thinkingTimer: number | undefined;
+  private statsTimer: number | undefined;
+  private counters: WireCounters[] = [];
+
+  /**
+   * To be made in the handler of a gesture of the caller, or browsers keep the audio suspended.
+   *
+   * @param element - Plays the agent's voice.
+   * @param events - Is told what happens.
+   */
+  constructor(
+    element: HTMLAudioElement,
+    private readonly events: CallEvents,
+  ) {
+    this.audio = new AudioContext({ latencyHint: "interactive" });
+    this.micLevel = new Level(this.audio);
+    this.agentLevel = new Level(this.audio);
+    this.playback = new Playback(element, this.agentLevel);
+    this.microphone = new Microphone(() => this.microphoneReplaced());
+    this.transport = new SmallWebRTCTransport({ mediaManager: this.microphone });
+    this.client = new RtviClient({
+      transport: this.transport,
+      callbacks: {
+        onTrackStarted: () => void this.follow(),
+        onBotDisconnected: () => {
+          this.announced ??= { failed: false, problem: farewell("", undefined) };
+        },
+        onDisconnected: () => this.disconnected(),
+      },
+    });
+    this.client.onMessage = (type, data) => this.receive(type, data);
+  }
+
+  /** Whether the caller is heard. */
+  get muted(): boolean {
+    return !this.microphone.isMicEnabled;
+  }
+
+  set muted(muted: boolean) {
+    this.client.enableMic(!muted);
+  }
+
+  /**
+   * Opens the microphone, asks the server for a session, and connects to it.
+   *
+   * @param voice - The voice that the agent shall speak with, or undefined for its own.
+   */
+  async start(voice: string | undefined): Promise<void> {
+    try {
+      this.events.phase("microphone");
+      await this.client.initDevices();
+      if (this.over) return;
+      this.micLevel.listen(this.microphone.track);
+      this.events.phase("connecting");
+      const { sessionId, iceServers } = await this.requestSession(voice);
+      if (this.over) return;
+      await this.connect(sessionId, iceServers);
+      if (this.over) return;
+      this.connected = true;
+      this.statsTimer = window.setInterval(() => void this.readStats(), STATS_INTERVAL);
+      this.showPhase();
+    } catch (error) {
+      const problem = error instanceof ProblemError ? error.problem : NO_ANSWER;
+      this.end({ failed: true, problem });
+    }
+  }
+
+  /** Ends the call. */
+  hangUp(): void {
+    this.end({ failed: false, problem: farewell("hangup", undefined) });
+  }
+
+  /** Says something in writing; the agent stops and answers. */
+  async sendText(text: string): Promise<void> {
+    await this.client.sendText(text, { run_immediately: true, audio_response: true });
+  }
+
+  /**
+   * Has the agent speak with another voice from its next sentence on.
+   *
+   * @returns The name of the voice that it speaks with then.
+   * @throws ProblemError if the bot refuses.
+   */
+  async setVoice(voice: string): Promise<string> {
+    try {
+      const answer = await this.client.sendClientRequest("set-voice", { voice });
+      const name = (answer as { voice?: unknown } | undefined)?.voice;
+      return typeof name === "string" ? name : voice;
+    } catch (error) {
+      const detail = readError((error as Partial<RTVIMessage> | undefined)?.data);
+      throw new ProblemError({
+        title: "The voice could not be changed",
+        advice: detail || "The agent did not answer.",
+      });
+    }
+  }
+
+  /** Starts the sound that the browser held back; to be called in the handler of a gesture. */
+  unlockSound(): void {
+    void this.audio.resume();
+    const track = this.remoteTrack();
+    if (track) void this.playback.play(track);
+  }
+
+  /** Reads both meters; to be called with every drawn frame, with its time in milliseconds. */
+  readLevels(now: number): { mic: number; agent: number } {
+    this.playback.listen(now);
+    const agent = this.agentLevel.read(now);
+    return { mic: this.micLevel.read(now), agent: this.playback.silenced ? 0 : agent };
+  }
+
+  // The connection
+
+  private async requestSession(
+    voice: string | undefined,
+  ): Promise<{ sessionId: string; iceServers: RTCIceServer[] }> {
+    let response: Response;
+    try {
+      response = await fetch("/start", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ transport: "webrtc", body: voice ? { voice } : {} }),
+        signal: this.abort.signal,
+      });
+    } catch {
+      throw new ProblemError(UNREACHABLE);
+    }
+    if (!response.ok) throw new ProblemError(await refusal(response));
+    const session = readStart(await response.json().catch(() => undefined));
+    if (!session) throw new ProblemError(refused(response.status, "", null));
+    return session;
+  }
+
+  private async connect(sessionId: string, iceServers: RTCIceServer[]): Promise<void> {
+    const endpoint = `/sessions/${encodeURIComponent(sessionId)}/api/offer`;
+    let timer: number | undefined;
+    const timeout = new Promise<never>((_, reject) => {
+      timer = window.setTimeout(() => reject(new ProblemError(NO_ANSWER)), READY_TIMEOUT);
+    });
+    try {
+      const ready = this.client.connect({
+        webrtcRequestParams: { endpoint },
+        iceConfig: { iceServers },
+      });
+      await Promise.race([ready, timeout]);
+    } catch (error) {
+      const cause = (error as { cause?: unknown }).cause;
+      if (cause instanceof Response) throw new ProblemError(await refusal(cause));
+      if (cause instanceof TypeError) throw new ProblemError(UNREACHABLE);
+      throw error;
+    } finally {
+      window.clearTimeout(timer);
+    }
+  }
+
+  /** The transport's peer connection; it has no public way to its statistics and its senders. */
+  private get peer(): RTCPeerConnection | undefined {
+    return (this.transport as unknown as { pc: RTCPeerConnection | null }).pc ?? undefined;
+  }
+
+  private remoteTrack(): MediaStreamTrack | undefined {
+    return this.peer?.getReceivers().find((receiver) => receiver.track.kind === "audio")?.track;
+  }
+
+  /**
+   * Turns to the peer connection that the transport has, when it is another one than before.
+   *
+   * The transport tells of the agent's track on the first connection, and not on one that takes its
+   * place: so this is called for that news, and every now and then.
+   */
+  private async follow(): Promise<void> {
+    const { peer } = this;
+    if (this.over || !peer || peer === this.followed) return;
+    this.followed = peer;
+    this.counters = [];
+    const showConnection = () => {
+      if (this.over || peer !== this.peer) return;
+      this.reconnecting = !["connected", "completed"].includes(peer.iceConnectionState);
+      this.showPhase();
+    };
+    peer.addEventListener("iceconnectionstatechange", showConnection);
+    showConnection();
+    for (const receiver of peer.getReceivers()) {
+      // The browser's own choice grows with every stall and shrinks only slowly.
+      if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+    }
+    const track = this.remoteTrack();
+    if (!track) return;
+    this.agentLevel.listen(track);
+    if (!(await this.playback.play(track)) && !this.over) this.events.soundLocked();
+  }
+
+  private microphoneReplaced(): void {
+    this.micLevel.listen(this.microphone.track);
+    const tracks: Tracks = this.microphone.tracks();
+    const sender = this.peer?.getTransceivers()[0]?.sender;
+    void sender?.replaceTrack(tracks.local.audio ?? null);
+  }
+
+  private disconnected(): void {
+    if (this.over || !(this.connected || this.announced)) return;
+    this.end(this.announced ?? { failed: true, problem: LOST });
+  }
+
+  private end(outcome: Outcome): void {
+    if (this.over) return;
+    this.over = true;
+    window.clearInterval(this.statsTimer);
+    window.clearTimeout(this.thinkingTimer);
+    this.abort.abort();
+    this.playback.stop();
+    this.client.disconnect().catch(() => {
+      // The call is over either way; what is left of it goes with the page.
+    });
+    void this.microphone.disconnect();
+    void this.audio.close();
+    this.events.ended(outcome);
+  }
+
+  // The conversation
+
+  private receive(type: string, data: unknown): void {
+    if (this.over) return;
+    switch (type) {
+      case "user-started-speaking":
+        this.think(false);
+        break;
+      case "user-stopped-speaking":
+      case "bot-llm-started":
+        this.think(true);
+        break;
+      case "user-input": {
+        const input = readUserInput(data);
+        if (input) this.events.turn(this.transcript.hearCaller(input));
+        break;
+      }
+      case "bot-output": {
+        const segment = readBotOutput(data);
+        if (segment) this.events.turn(this.transcript.hearAgent(segment, performance.now()));
+        break;
+      }
+      case "bot-started-speaking":
+        this.speaking = true;
+        this.transcript.agentStarted();
+        this.playback.resume();
+        this.think(false);
+        break;
+      case "bot-stopped-speaking":
+        this.speaking = false;
+        this.transcript.agentStopped(performance.now());
+        this.showPhase();
+        break;
+      case "bot-interrupted":
+        this.interrupted();
+        break;
+      case "server-message":
+        void this.serverMessage(data);
+        break;
+      case "error":
+        this.failed(readError(data), (data as { fatal?: unknown } | undefined)?.fatal === true);
+        break;
+    }
+  }
+
+  /** The bot reports every start of a turn of the caller, whether or not the agent was speaking. */
+  private interrupted(): void {
+    const now = performance.now();
+    const audible = this.playback.audible(now);
+    if (audible || this.speaking) this.playback.silence();
+    const cut = this.transcript.interrupt(this.speaking && audible);
+    this.speaking = false;
+    this.transcript.agentStopped(now);
+    if (cut) this.events.turn(cut);
+    this.showPhase();
+  }
+
+  private async serverMessage(data: unknown): Promise<void> {
+    const ended = readCallEnded(data);
+    if (ended) {
+      this.announced = {
+        failed: ended.reason === "error",
+        problem: farewell(ended.reason),
+      };
+      window.setTimeout(() => this.disconnected(), CLOSE_TIMEOUT);
+      return;
+    }
+    const latency = readTurnLatency(data);
+    if (!latency) return;
+    await this.readStats();
+    const now = this.counters[this.counters.length - 1];
+    const wire = now && wireDelay(this.counters[0], now);
+    if (!this.over) this.events.latency(waterfall(latency, wire));
+  }
+
+  private failed(detail: string, fatal: boolean): void {
+    const problem = {
+      title: "Something went wrong",
+      advice: detail || "The agent reported an error.",
+    };
+    if (fatal) this.announced = { failed: true, problem: farewell("error", detail) };
+    else this.events.notice(problem);
+  }
+
+  private think(thinking: boolean): void {
+    this.thinking = thinking;
+    window.clearTimeout(this.thinkingTimer);
+    if (thinking) {
+      this.thinkingTimer = window.setTimeout(() => this.think(false), THINKING_TIMEOUT);
+    }
+    this.showPhase();
+  }
+
+  private showPhase(): void {
+    if (this.over || !this.connected) return;
+    if (this.reconnecting) this.events.phase("reconnecting");
+    else if (this.speaking) this.events.phase("speaking");
+    else this.events.phase(this.thinking ? "thinking" : "listening");
+  }
+
+  /** Keeps the counters of the last few seconds, the oldest first. */
+  private async readStats(): Promise<void> {
+    void this.follow();
+    const report = await this.peer?.getStats().catch(() => undefined);
+    if (!report || this.over) return;
+    this.counters.push(readCounters(report.values()));
+    if (this.counters.length > 4) this.counters.shift();
+  }
+}
+
+/** What a server that said no has to say about it. */
+async function refusal(response: Response): Promise<Problem> {
+  const body: unknown = await response.json().catch(() => undefined);
+  return refused(response.status, readDetail(body), response.headers.get("Retry-After"));
+}

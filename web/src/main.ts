@@ -1,0 +1,186 @@
+import { Call, type Phase } from "./call";
+import { Figure } from "./figure";
+import { ProblemError, UNREACHABLE } from "./problems";
+import { type AgentInfo, readAgentInfo } from "./protocol";
+import { saidText, type Turn } from "./transcript";
+import {
+  announce,
+  controls,
+  hideProblem,
+  showAgent,
+  showEnd,
+  showLatency,
+  showLevels,
+  showMuted,
+  showPhase,
+  showProblem,
+  TranscriptView,
+} from "./view";
+
+const VOICE_KEY = "parley.voice";
+
+let agent: AgentInfo | undefined;
+let call: Call | undefined;
+let phase: Phase = "connecting";
+/** The voice that the agent speaks with, as far as the page knows. */
+let voice: string | undefined;
+
+const transcript = new TranscriptView();
+const figure = new Figure(controls.figure, (now) => {
+  const levels = call?.readLevels(now) ?? { mic: 0, agent: 0 };
+  showLevels(levels.mic, levels.agent);
+  return levels;
+});
+
+/** Asks the server who answers. */
+async function loadAgent(): Promise<void> {
+  try {
+    const response = await fetch("/api/agent");
+    agent = response.ok ? readAgentInfo(await response.json()) : undefined;
+  } catch {
+    agent = undefined;
+  }
+  if (!agent) {
+    showProblem(UNREACHABLE);
+    return;
+  }
+  showAgent(agent);
+  const remembered = recall();
+  const known = agent.tts.voices.some(({ name }) => name === remembered);
+  voice = known ? remembered : agent.tts.voice;
+  controls.voice.value = voice ?? "";
+}
+
+/** The voice that the caller chose last time, where the browser lets pages remember. */
+function recall(): string | undefined {
+  try {
+    return localStorage.getItem(VOICE_KEY) ?? undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function remember(name: string): void {
+  try {
+    localStorage.setItem(VOICE_KEY, name);
+  } catch {
+    // A browser that forgets is in order.
+  }
+}
+
+function startCall(): void {
+  if (call) return;
+  if (!agent) void loadAgent();
+  transcript.clear(agent?.name ?? "");
+  const started = new Call(controls.audio, {
+    phase(now) {
+      phase = now;
+      showPhase(now, started.muted);
+      figure.show(now, started.muted);
+    },
+    turn(turn) {
+      transcript.show(turn);
+      tellTurns(started.transcript.turns, false);
+    },
+    latency(waterfall) {
+      showLatency(waterfall);
+      transcript.showLatency(waterfall);
+    },
+    notice: showProblem,
+    soundLocked() {
+      showProblem({
+        title: "The browser is holding back the sound",
+        advice: "Click or tap anywhere on the page to hear the agent.",
+      });
+      addEventListener(
+        "pointerdown",
+        () => {
+          call?.unlockSound();
+          hideProblem();
+        },
+        { once: true },
+      );
+    },
+    ended({ failed, problem }) {
+      tellTurns(started.transcript.turns, true);
+      call = undefined;
+      showEnd(failed, problem);
+      figure.show(failed ? "error" : "ended");
+      showLevels(0, 0);
+    },
+  });
+  call = started;
+  told = 0;
+  void started.start(voice === agent?.tts.voice ? undefined : voice);
+}
+
+/** How many turns a screen reader has been given. */
+let told = 0;
+
+/**
+ * Gives a screen reader the turns that are complete.
+ *
+ * The words on the page come one by one, far too often to be read out; a turn is complete when the
+ * next one begins, or the call ends.
+ */
+function tellTurns(turns: readonly Turn[], all: boolean): void {
+  const complete = turns.slice(told, all ? undefined : -1);
+  if (complete.length === 0) return;
+  told += complete.length;
+  announce(
+    complete
+      .map((turn) => `${turn.side === "agent" ? agent?.name || "Agent" : "You"}: ${saidText(turn)}`)
+      .join(" "),
+  );
+}
+
+async function changeVoice(): Promise<void> {
+  const before = voice;
+  const wanted = controls.voice.value;
+  try {
+    voice = call ? await call.setVoice(wanted) : wanted;
+    remember(voice);
+  } catch (error) {
+    voice = before;
+    if (error instanceof ProblemError) showProblem(error.problem);
+  }
+  controls.voice.value = voice ?? "";
+}
+
+async function sendText(): Promise<void> {
+  const text = controls.text.value.trim();
+  if (!text || !call) return;
+  try {
+    await call.sendText(text);
+    controls.text.value = "";
+  } catch {
+    showProblem({
+      title: "That was not sent",
+      advice: "The call is not connected yet. Try again in a moment.",
+    });
+  }
+}
+
+function toggleMute(): void {
+  if (!call) return;
+  call.muted = !call.muted;
+  showMuted(call.muted);
+  showPhase(phase, call.muted);
+  figure.show(phase, call.muted);
+  announce(call.muted ? "You are muted" : "You can be heard");
+}
+
+controls.connect.addEventListener("click", startCall);
+controls.hangup.addEventListener("click", () => call?.hangUp());
+controls.mute.addEventListener("click", toggleMute);
+controls.problemClose.addEventListener("click", hideProblem);
+controls.voice.addEventListener("change", () => void changeVoice());
+controls.bar.addEventListener("submit", (event) => {
+  event.preventDefault();
+  void sendText();
+});
+// The server would otherwise notice only when the connection's checks run out.
+addEventListener("pagehide", () => call?.hangUp());
+
+figure.show("idle");
+void loadAgent();
