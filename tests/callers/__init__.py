@@ -1,0 +1,1 @@
+"""Clients that call the agent over a real wire, for tests and benchmarks alike."""

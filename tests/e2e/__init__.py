@@ -1,0 +1,1 @@
+"""Tests of the whole agent, called as people call it."""

@@ -1,0 +1,165 @@
+"""A conversation in a real browser, on the page that a person uses."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.callers.audio import Samples, save_wav, silence
+from tests.callers.browser import BrowserCaller
+from tests.callers.recordings import Recording
+from tests.callers.server import ROOT, AgentServer
+from tests.callers.webrtc import SAMPLE_RATE, WebRTCCaller
+from tests.e2e.conftest import MAX_CALLS
+
+pytestmark = pytest.mark.browser
+
+PICTURES = ROOT / "test-results"
+
+QUESTION = "go forward ten"
+"""What is said in the recording `goforward`, but for the last word: Chromium's echo and noise
+filters colour it now and then, so that the small recogniser takes "meters" for "years"."""
+
+IN_CALL = ("listening", "thinking", "speaking")
+"""The states of the page while a call stands."""
+
+MUTE_SECONDS = 0.1
+"""How soon after the news of an interruption the page must have silenced the agent."""
+
+Mouth = Callable[..., Path]
+
+
+def plain(text: str) -> str:
+    """Words without the punctuation and capitals in which speech does not differ."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+@pytest.fixture
+def mouth(tmp_path: Path) -> Mouth:
+    """Writes what the microphone will say, in parts of sound and seconds of silence."""
+
+    def write(*parts: Samples | float) -> Path:
+        sound = [silence(p, SAMPLE_RATE) if isinstance(p, float) else p for p in parts]
+        save_wav(tmp_path / "mouth.wav", sound, SAMPLE_RATE)
+        return tmp_path / "mouth.wav"
+
+    return write
+
+
+def asked(page: BrowserCaller) -> bool:
+    """Whether the page shows that the question was understood."""
+    return any(QUESTION in plain(turn.text) for turn in page.turns("turn-user"))
+
+
+def after(page: BrowserCaller, kind: str, at: float) -> list[dict[str, Any]]:
+    """The messages of a type that have come since a time."""
+    return [m for m in page.messages(kind) if m["at"] > at]
+
+
+def spelt(messages: Iterable[dict[str, Any]]) -> str:
+    """The text of messages that each carry a piece of it."""
+    return "".join(m["data"]["text"] for m in messages)
+
+
+def test_a_question_is_asked_and_answered(
+    server: AgentServer, recording: Recording, mouth: Mouth
+) -> None:
+    """The page shows the caller's words and the agent's, plays the answer, and asks nobody else."""
+    with BrowserCaller(server.url, mouth(7.0, recording("goforward", SAMPLE_RATE))) as page:
+        page.wait_for_state("idle")
+        page.screenshot(PICTURES / "page-idle.png")
+        page.click("connect")
+        page.wait_for_state(*IN_CALL)
+
+        page.wait_for(lambda: asked(page), "the caller's words")
+        heard = page.messages("user-input")[-1]["at"]
+        page.wait_for(lambda: after(page, "bot-llm-stopped", heard), "the end of the thought")
+        answer = plain(spelt(after(page, "bot-llm-text", heard)))
+        page.wait_for(
+            lambda: any(plain(turn.text).endswith(answer) for turn in page.turns("turn-agent")),
+            "the answer's words",
+        )
+        assert any(p.audible for p in page.playback() if p.at > heard)
+        page.wait_for(lambda: re.search(r"\d", page.text("latency")), "the latency")
+        page.screenshot(PICTURES / "page-call.png")
+        page.click("hangup")
+        page.wait_for_state("ended", "idle")
+
+        elsewhere = [u for u in page.requests() if not u.startswith((server.url, "data:", "blob:"))]
+        assert elsewhere == []
+        assert page.console() == []
+
+
+def test_talked_over_the_agent_gives_way(
+    server: AgentServer, recording: Recording, mouth: Mouth
+) -> None:
+    """The agent stops within its story, the listener hears no more of it, and the page marks it.
+
+    The words that count as told are a true beginning of the story, and the page shows them.
+    """
+    # Said every ten seconds: the first time to be answered, the second time into the story, which
+    # is asked for as soon as the first has been understood.
+    microphone = mouth(7.0, recording("goforward", SAMPLE_RATE))
+    with BrowserCaller(server.url, microphone, repeat=True) as page:
+        page.click("connect")
+        page.wait_for(lambda: asked(page), "the caller's words")
+        page.type("text-input", "Tell me a story.")
+        page.click("text-send")
+        typed = page.wait_for(
+            lambda: [m for m in page.messages("user-input") if m["data"]["input_type"] == "chat"],
+            "the typed turn",
+        )[0]["at"]
+        page.wait_for(lambda: after(page, "bot-output", typed), "the story")
+        begun = after(page, "bot-output", typed)[0]["at"]
+        page.wait_for(lambda: after(page, "bot-interrupted", begun), "the interruption")
+        stopped = after(page, "bot-interrupted", begun)[0]["at"]
+        page.wait_for(lambda: after(page, "bot-started-speaking", stopped), "the next answer")
+        resumed = after(page, "bot-started-speaking", stopped)[0]["at"]
+        page.screenshot(PICTURES / "page-interrupted.png")
+
+        assert any(p.audible for p in page.playback() if begun < p.at < stopped)
+        late = [p for p in page.playback() if stopped + MUTE_SECONDS < p.at < resumed]
+        assert late
+        assert not any(p.audible for p in late)
+
+        story = plain(spelt(m for m in after(page, "bot-llm-text", typed) if m["at"] < stopped))
+        spoken = {
+            m["data"]["segment_id"]: m["data"]["spoken_progress"]["accumulated_text"]
+            for m in after(page, "bot-output", typed)
+            if m["at"] < stopped
+        }
+        told = plain(" ".join(spoken.values()))
+        assert len(told.split()) >= 3
+        assert story.startswith(told)
+        assert len(told) < len(story)
+        assert any(told in plain(t.text) for t in page.turns("turn-agent") if t.interrupted)
+        page.click("hangup")
+
+
+async def test_a_busy_server_is_said_on_the_page(server: AgentServer, mouth: Mouth) -> None:
+    """Who calls when all lines are taken reads that, and can try again."""
+
+    def call() -> None:
+        with BrowserCaller(server.url, mouth(1.0)) as page:
+            page.click("connect")
+            page.wait_for_state("error")
+            assert "busy" in page.text("error").lower()
+            page.screenshot(PICTURES / "page-busy.png")
+
+    async with AsyncExitStack() as calls:
+        for _ in range(MAX_CALLS):
+            await calls.enter_async_context(WebRTCCaller(server.url))
+        await asyncio.to_thread(call)
+
+
+def test_a_refused_microphone_is_said_on_the_page(server: AgentServer) -> None:
+    """Who refuses the microphone reads so, and takes no line."""
+    with BrowserCaller(server.url, None) as page:
+        page.click("connect")
+        page.wait_for(lambda: "microphone" in page.text("error").lower(), "the reason")
+        page.screenshot(PICTURES / "page-no-microphone.png")
+        assert server.calls() == 0

@@ -1,0 +1,1 @@
+"""Faithful stand-ins for what cannot be had: first-class test code."""
