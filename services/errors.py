@@ -15,3 +15,7 @@ class MissingExtraError(EngineError):
 
 class UnavailableError(EngineError):
     """A model or voice is not on this machine, and cannot be fetched."""
+
+
+class BusyError(EngineError):
+    """Whoever would do it has as much to do as it can do well; ask again, or ask another."""

@@ -21,11 +21,13 @@ class Word:
         text: The word as it stood in the text, with the punctuation that touches it.
         start: Seconds from the utterance's first sample to the word's first.
         end: Seconds from the utterance's first sample to the word's last.
+        estimated: Whether the times are a guess: the engine's model gives none.
     """
 
     text: str
     start: float
     end: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,31 @@ class SpeechEngine(Protocol):
         """What `--tts` calls it."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """Utterances that can be under way together without one waiting for another's end.
+
+        1 where the model keeps an utterance's state in itself: `speak` then makes others wait.
+        """
+        ...
+
+    def load(self, voice: str = "") -> None:
+        """Load what a voice needs ahead of its first use, fetching it if need be. Blocks.
+
+        Args:
+            voice: The voice's name; empty for the default one.
+
+        Raises:
+            UnknownVoiceError: There is no such voice.
+            UnavailableError: It is not here and cannot be fetched.
+            EngineError: Its files cannot be used.
+        """
+        ...
+
+    def loaded(self) -> tuple[str, ...]:
+        """The voices whose models are in memory: those that answer at once."""
+        ...
+
     def voices(self) -> tuple[VoiceInfo, ...]:
         """The voices that can be spoken with now, the default one first."""
         ...
@@ -89,4 +116,8 @@ class SpeechEngine(Protocol):
             UnknownVoiceError: There is no such voice.
             EngineError: Synthesis failed.
         """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds, processes and connections included. Safe to call twice."""
         ...
