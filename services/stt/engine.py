@@ -57,6 +57,23 @@ class HearingEngine(Protocol):
         """What `--stt` calls it."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """Utterances that can be under way together; beyond, `transcribe` makes them wait."""
+        ...
+
+    def load(self, language: str | None = None) -> None:
+        """Load the model ahead of its first use, fetching it if need be. Blocks.
+
+        Args:
+            language: What will be spoken, where the engine warms up for one.
+
+        Raises:
+            UnavailableError: It is not here and cannot be fetched.
+            EngineError: It cannot be used.
+        """
+        ...
+
     def transcribe(self, pcm: bytes, language: str | None, stop: Event) -> Transcript:
         """Recognise the speech in `pcm`.
 

@@ -22,6 +22,7 @@ Where the thresholds come from:
 """
 
 # ruff: noqa: RUF001 (the phrases are in the scripts of their languages)
+import asyncio
 import math
 import re
 import unicodedata
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.stt.engine import SAMPLE_RATE, Segment, Transcript
+from services.stt.hearing import Hearing
 
 _FRAME = SAMPLE_RATE * 30 // 1000
 
@@ -213,6 +215,26 @@ class Verdict:
     def accepted(self) -> bool:
         """Whether there is something to believe."""
         return self.reason is None
+
+
+async def listen(hearing: Hearing, pcm: bytes, language: str | None) -> Verdict:
+    """What is said in `pcm`, as far as it is believed.
+
+    Args:
+        hearing: What hears; not asked about silence, on which an engine takes as long as on speech
+            and invents more.
+        pcm: Signed 16-bit little-endian mono samples at `SAMPLE_RATE`.
+        language: ISO 639-1 code of the speech, or None to let the engine tell.
+
+    Raises:
+        BusyError: It cannot be had now.
+        EngineError: Recognition failed.
+    """
+    sound = await asyncio.to_thread(Sound.of, pcm)
+    heard = Transcript(())
+    if sound.level >= SILENCE:
+        heard = await hearing.transcribe(pcm, language)
+    return judge(heard, sound)
 
 
 def judge(transcript: Transcript, sound: Sound) -> Verdict:

@@ -1,193 +1,76 @@
-"""The Pipecat service that puts an engine that hears into a pipeline."""
+"""Hears through an engine of this process."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
-from typing import Any
 
 from loguru import logger
-from pipecat.audio.utils import create_file_resampler
-from pipecat.frames.frames import ErrorFrame, Frame, InputAudioRawFrame, TranscriptionFrame
-from pipecat.processors.frame_processor import FrameDirection
-from pipecat.services.settings import STTSettings
-from pipecat.services.stt_service import SegmentedSTTService, STTService
-from pipecat.transcriptions.language import Language
-from pipecat.utils.errors import ErrorCategory
-from pipecat.utils.time import time_now_iso8601
-from pipecat.utils.tracing.service_decorators import traced_stt
-from pipecat.utils.types import assert_given
 
 from services.errors import EngineError
-from services.stt.engine import SAMPLE_RATE, HearingEngine, Transcript
-from services.stt.gate import SILENCE, Sound, Verdict, judge
+from services.stt.engine import HearingEngine, Transcript
 
-BLANK = " "
-"""The text of a transcript that holds nothing; see `EngineSTTService`."""
-
-_TTFS_P99_S = 1.2
-# Seconds from the end of speech to the transcript that 99 in 100 stay below. A finalized transcript
-# ends the turn whenever it comes, so the figure only decides when a turn whose transcript is late
-# counts as late.
+_END_LIMIT_S = 2.0
+# How long `close` waits for threads to leave the engine.
 
 
-class EngineSTTService(SegmentedSTTService):
-    """Turns the caller's speech into text with any `HearingEngine`, in this process.
+class LocalHearing:
+    """A `Hearing` whose engine runs in this process, each utterance in a thread of a pool."""
 
-    Each stretch of speech that the VAD finds becomes one `TranscriptionFrame`, whose `result` is
-    the gate's `Verdict`.
-
-    **Nothing heard.** When the gate rejects all of it, or the engine fails, a frame with the text
-    `BLANK` follows all the same. Pipecat's stop strategies end a turn only when a transcript came,
-    so that without one a cough would hold the turn open until `user_turn_stop_timeout`, 5 s. A
-    single space counts as a transcript with them (`_maybe_trigger_user_turn_stopped` asks whether
-    there is text), and the user aggregator drops it (`_handle_transcription` asks whether there is
-    text but for spaces): the turn ends at once and empty, and `EmptyUserTurnConfig` says what
-    follows from that.
-
-    **Final or not.** A transcript is `finalized` only when nothing more is under way. The base
-    class marks all of them, and a strategy that got one while the caller speaks on, after a short
-    pause, would end the turn as soon as the caller stops again: without the words spoken last.
-
-    **Errors.** An engine that fails or is too slow costs one utterance: an `ErrorFrame` goes
-    upstream, and the call goes on.
-    """
-
-    def __init__(
-        self,
-        engine: HearingEngine,
-        *,
-        language: str | None,
-        limit: float,
-        max_segment: float = 60.0,
-        **kwargs: Any,
-    ) -> None:
-        """Set up a call's ear.
+    def __init__(self, engine: HearingEngine, *, threads: int = 32) -> None:
+        """Hear through `engine`.
 
         Args:
-            engine: What hears; shared by calls, and not closed by the service.
-            language: ISO 639-1 code of the speech, or None to let the engine tell.
-            limit: Seconds that an utterance may take, waiting for other calls included.
-            max_segment: Seconds of one stretch of speech that are kept, the latest ones. Somebody
-                who speaks for that long without a breath is a radio.
-            **kwargs: For `SegmentedSTTService`.
+            engine: What hears; closed with this.
+            threads: Utterances that can be under way together, those that the engine makes wait
+                and those that it does not give back included; more wait.
         """
-        super().__init__(
-            settings=STTSettings(model=engine.name, language=language),
-            ttfs_p99_latency=_TTFS_P99_S,
-            **kwargs,
-        )
         self._engine = engine
-        self._limit = limit
-        self._max_segment = max_segment
-        self._resampler = create_file_resampler()
-        # One thread: a call's utterances are recognised in order, and one that the engine does not
-        # give back holds no thread that another call needs.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stt")
+        self._pool = ThreadPoolExecutor(threads, "hearing")
+        self._utterances: dict[Future[Transcript], asyncio.Future[Transcript]] = {}
+        self._closed = False
 
     @property
-    def wants_wav_segments(self) -> bool:
-        """False: engines take bare samples."""
-        return False
+    def name(self) -> str:
+        """The engine's name."""
+        return self._engine.name
 
-    def can_generate_metrics(self) -> bool:
-        """True: TTFB is from the end of speech to the transcript, processing the engine's part."""
-        return True
-
-    def language_to_service_language(self, language: Language) -> str:
-        """The ISO 639-1 code of a language: engines know no regions."""
-        return str(language.value).split("-")[0]
-
-    async def cleanup(self) -> None:
-        """Let go of the thread."""
-        await super().cleanup()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def process_audio_frame(
-        self, frame: InputAudioRawFrame, direction: FrameDirection
-    ) -> None:
-        """Keep the latest `max_segment` seconds of the caller's speech."""
-        await super().process_audio_frame(frame, direction)
-        excess = len(self._audio_buffer) - int(self._max_segment * self.sample_rate) * 2
-        if excess > 0:
-            del self._audio_buffer[:excess]
-
-    async def push_frame(
-        self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
-    ) -> None:
-        """Push a frame; a transcript is marked as final when nothing more is under way."""
-        if isinstance(frame, TranscriptionFrame):
-            frame.finalized = not self._user_speaking and self._segment_queue.empty()
-            await STTService.push_frame(self, frame, direction)
-        else:
-            await super().push_frame(frame, direction)
-
-    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        """Recognise one stretch of speech.
+    async def transcribe(self, pcm: bytes, language: str | None) -> Transcript:
+        """Recognise the speech in `pcm`; see `Hearing.transcribe`.
 
         Args:
-            audio: Signed 16-bit mono samples at the pipeline's rate.
+            pcm: Signed 16-bit little-endian mono samples at `services.stt.engine.SAMPLE_RATE`.
+            language: ISO 639-1 code of the speech, or None to let the engine tell.
 
-        Yields:
-            An `ErrorFrame` if that failed, and always a `TranscriptionFrame`.
+        Raises:
+            EngineError: Recognition failed, or this was closed.
+            Exception: Whatever else the engine raises.
         """
-        await self.start_processing_metrics()
-        verdict = Verdict(Transcript(()), "not recognised")
+        if self._closed:
+            raise EngineError(f"{self.name} was closed")
         stop = Event()
+        thread = self._pool.submit(self._engine.transcribe, pcm, language, stop)
+        answer = self._utterances[thread] = asyncio.wrap_future(thread)
+        thread.add_done_callback(self._utterances.pop)
         try:
-            pcm = await self._resampler.resample(audio, self.sample_rate, SAMPLE_RATE)
-            hearing = asyncio.get_running_loop().run_in_executor(
-                self._thread, self._hear, pcm, stop
-            )
-            async with asyncio.timeout(self._limit):
-                verdict = await hearing
-        except TimeoutError:
-            yield self._error(f"{self._engine.name} took more than {self._limit:g} s")
-        except EngineError as error:
-            yield self._error(str(error), error)
-        except Exception as error:  # A fault of an engine must not hold the caller's turn open.
-            yield self._error(f"{self._engine.name} failed: {error!r}", error)
+            return await answer
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            # Not whoever asks was cancelled, but `close` the answer.
+            raise EngineError(f"{self.name} was closed") from None
         finally:
             stop.set()
-        await self.stop_processing_metrics()
-        text = verdict.transcript.text
-        for segment, reason in verdict.rejected:
-            logger.debug(f"{self}: not believed: [{segment.text}]: {reason}")
-        if verdict.accepted:
-            logger.debug(f"{self}: heard [{text}]")
-            await self._handle_transcription(text, True, self._language(verdict))
-        else:
-            logger.debug(f"{self}: nothing heard: {verdict.reason}")
-        yield TranscriptionFrame(
-            text or BLANK,
-            self._user_id,
-            time_now_iso8601(),
-            self._language(verdict),
-            result=verdict,
-        )
 
-    def _hear(self, pcm: bytes, stop: Event) -> Verdict:
-        """Recognise and judge; in the service's thread."""
-        sound = Sound.of(pcm)
-        heard = Transcript(())
-        # An engine asked about silence takes as long and invents more.
-        if sound.level >= SILENCE:
-            heard = self._engine.transcribe(pcm, assert_given(self._settings.language), stop)
-        return judge(heard, sound)
-
-    def _language(self, verdict: Verdict) -> Language | None:
-        code = verdict.transcript.language or assert_given(self._settings.language)
-        try:
-            return Language(code) if code else None
-        except ValueError:
-            return None
-
-    def _error(self, message: str, error: Exception | None = None) -> ErrorFrame:
-        # The next utterance may well succeed, whatever the exception looks like.
-        return ErrorFrame(f"STT: {message}", exception=error, category=ErrorCategory.UNKNOWN)
-
-    @traced_stt
-    async def _handle_transcription(
-        self, transcript: str, is_final: bool, language: Language | None = None
-    ) -> None:
-        """Where Pipecat's tracing hooks in."""
+    async def close(self) -> None:
+        """End what is being recognised, see the threads out of the engine, and close it."""
+        if self._closed:
+            return
+        self._closed = True
+        for answer in list(self._utterances.values()):
+            answer.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # What had no thread yet is gone from here by now.
+        _, late = await asyncio.to_thread(wait, list(self._utterances), _END_LIMIT_S)
+        if late:
+            logger.warning(f"{self.name} does not stop when told to")
+        await asyncio.to_thread(self._engine.close)

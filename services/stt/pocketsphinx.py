@@ -21,10 +21,16 @@ import sys
 import time
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from services.errors import EngineError, MissingExtraError
-from services.stt.engine import SAMPLE_RATE, Segment, Transcript
+from services.stt.engine import SAMPLE_RATE, HearingEngine, Segment, Transcript
+
+if TYPE_CHECKING:
+    # What the child, which imports this module too, starts faster without.
+    from services.catalog import Loaded
+    from services.settings import EngineSettings
+    from services.tts.voices import Progress
 
 MAX_SECONDS = 60.0
 """Of audio in one request: more would block the child's other callers for too long."""
@@ -159,6 +165,7 @@ class PocketsphinxEngine:
     """
 
     name = "pocketsphinx"
+    at_once = 1
 
     def __init__(self, *, timeout: float) -> None:
         """Start the child process; does not wait until it is ready.
@@ -184,12 +191,16 @@ class PocketsphinxEngine:
         self._closed = False
         self._child = _Child()
 
-    def warm(self) -> None:
+    def load(self, language: str | None = None) -> None:
         """Wait until the child is ready.
 
+        Args:
+            language: `en` or None.
+
         Raises:
-            EngineError: It could not load its model.
+            EngineError: It could not load its model; the language is not English.
         """
+        _require_english(language)
         self._ask(b"", Event())
 
     def transcribe(self, pcm: bytes, language: str | None, stop: Event) -> Transcript:
@@ -209,8 +220,7 @@ class PocketsphinxEngine:
             EngineError: The child died, took too long or failed; the language is not English; the
                 audio is too long; the engine is closed.
         """
-        if language not in {None, "en"}:
-            raise EngineError(f"STT language {language!r}: pocketsphinx hears English only")
+        _require_english(language)
         pcm = pcm[: len(pcm) // 2 * 2]
         if not pcm:
             return Transcript((), "en")
@@ -287,6 +297,41 @@ class PocketsphinxEngine:
                 self._child = _Child()
             except OSError as error:
                 raise EngineError(f"pocketsphinx cannot start a process: {error}") from error
+
+
+def build(
+    settings: "EngineSettings", language: str, progress: "Progress"
+) -> "Loaded[HearingEngine]":
+    """Make the engine and wait until it is ready. Blocks.
+
+    Args:
+        settings: The settings in force.
+        language: ISO 639-1 code of what will be spoken.
+        progress: Not told: there is nothing to fetch.
+
+    Raises:
+        SettingsError: The language is not English.
+        EngineError: See `PocketsphinxEngine.load`.
+    """
+    from services.catalog import Loaded
+    from services.settings import SettingsError
+
+    if language != "en":
+        raise SettingsError(
+            f"--language {language}: pocketsphinx hears English alone; use --stt whisper"
+        )
+    engine = PocketsphinxEngine(timeout=settings.stt_timeout)
+    try:
+        engine.load(language)
+    except BaseException:
+        engine.close()
+        raise
+    return Loaded(engine, "en-us", "its own package")
+
+
+def _require_english(language: str | None) -> None:
+    if language not in {None, "en"}:
+        raise EngineError(f"STT language {language!r}: pocketsphinx hears English only")
 
 
 def _recognise(decoder: Any, pcm: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import BoundedSemaphore, Event
 from typing import Any
@@ -17,10 +17,13 @@ from typing import Any
 import httpx
 import numpy as np
 
+from services.catalog import Loaded
 from services.errors import EngineError, MissingExtraError, UnavailableError
 from services.models import models
 from services.reach import REACH_S, within
-from services.stt.engine import SAMPLE_RATE, Segment, Transcript
+from services.settings import EngineSettings, blame
+from services.stt.engine import SAMPLE_RATE, HearingEngine, Segment, Transcript
+from services.tts.voices import Progress
 
 BEAM_SIZE = 1
 """Hypotheses kept while decoding: 5, Whisper's own default, is somewhat more exact and clearly
@@ -186,7 +189,7 @@ class WhisperEngine:
         fetched: Whether the constructor downloaded it.
         device: `cpu` or `cuda`.
         compute_type: As CTranslate2 spells it.
-        workers: How many utterances are recognised at once; the next waits. One to every four
+        at_once: How many utterances are recognised at once; the next waits. One to every four
             cores, so that two utterances do not fight over the cores that one needs.
     """
 
@@ -213,17 +216,17 @@ class WhisperEngine:
         self.path, self.fetched = find_model(model, cache, offline=offline)
         self._asked = model
         cores = _cores()
-        self.workers = max(1, cores // 4)
-        self._threads = max(1, min(8, cores // self.workers))
-        self._free = BoundedSemaphore(self.workers)
+        self.at_once = max(1, cores // 4)
+        self._threads = max(1, min(8, cores // self.at_once))
+        self._free = BoundedSemaphore(self.at_once)
 
-    def warm(self, language: str) -> None:
+    def load(self, language: str | None = None) -> None:
         """Load the model and run it once, so that the first utterance takes no longer than others.
 
         Blocks for as long as that takes.
 
         Args:
-            language: ISO 639-1 code of what will be spoken.
+            language: ISO 639-1 code of what will be spoken; None where the model is to tell.
 
         Raises:
             EngineError: The model cannot be loaded, or it does not know the language.
@@ -242,39 +245,42 @@ class WhisperEngine:
         with self._turn(stop) as mine:
             if not mine:
                 return Transcript(())
-            model = self._model()
-            if language is not None:
-                self._require(language, model.supported_languages)
-            samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], np.int16).astype(np.float32) / 32768
-            if not samples.size:
-                return Transcript(())
-            window = min(30, math.ceil(len(samples) / SAMPLE_RATE))
-            segments: list[Segment] = []
-            try:
-                found, info = model.transcribe(
-                    samples,
-                    language=language,
-                    beam_size=BEAM_SIZE,
-                    temperature=TEMPERATURES,
-                    max_new_tokens=min(MAX_TOKENS, 16 + TOKENS_PER_SECOND * window),
-                    # Carried context spreads a hallucination from one window to the next.
-                    condition_on_previous_text=False,
-                )
-                for item in found:
-                    segments.append(
-                        Segment(
-                            text=item.text.strip(),
-                            start=item.start,
-                            end=item.end,
-                            confidence=min(1.0, math.exp(item.avg_logprob)),
-                            no_speech=item.no_speech_prob,
-                        )
+            with self._model() as model:
+                if language is not None:
+                    self._require(language, model.supported_languages)
+                return self._transcribe(model, pcm, language, stop)
+
+    def _transcribe(self, model: Any, pcm: bytes, language: str | None, stop: Event) -> Transcript:
+        samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], np.int16).astype(np.float32) / 32768
+        if not samples.size:
+            return Transcript(())
+        window = min(30, math.ceil(len(samples) / SAMPLE_RATE))
+        segments: list[Segment] = []
+        try:
+            found, info = model.transcribe(
+                samples,
+                language=language,
+                beam_size=BEAM_SIZE,
+                temperature=TEMPERATURES,
+                max_new_tokens=min(MAX_TOKENS, 16 + TOKENS_PER_SECOND * window),
+                # Carried context spreads a hallucination from one window to the next.
+                condition_on_previous_text=False,
+            )
+            for item in found:
+                segments.append(
+                    Segment(
+                        text=item.text.strip(),
+                        start=item.start,
+                        end=item.end,
+                        confidence=min(1.0, math.exp(item.avg_logprob)),
+                        no_speech=item.no_speech_prob,
                     )
-                    if stop.is_set():
-                        break
-            except (RuntimeError, ValueError) as error:
-                raise EngineError(f"Whisper failed on {self.device}: {error}") from error
-            return Transcript(tuple(segments), info.language)
+                )
+                if stop.is_set():
+                    break
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"Whisper failed on {self.device}: {error}") from error
+        return Transcript(tuple(segments), info.language)
 
     def close(self) -> None:
         """Nothing to free: the model belongs to the process's store."""
@@ -304,7 +310,7 @@ class WhisperEngine:
             if mine:
                 self._free.release()
 
-    def _model(self) -> Any:
+    def _model(self) -> AbstractContextManager[Any]:
         """The model, loaded by whoever asks first and shared by every engine with its settings."""
         from faster_whisper import WhisperModel
 
@@ -315,10 +321,61 @@ class WhisperEngine:
                     device=self.device,
                     compute_type=self.compute_type,
                     cpu_threads=self._threads,
-                    num_workers=self.workers,
+                    num_workers=self.at_once,
                 )
             except (RuntimeError, ValueError, OSError) as error:
                 raise EngineError(f"Whisper model {self.path} cannot be loaded: {error}") from error
 
-        key = f"whisper:{self.path}:{self.device}:{self.compute_type}:{self.workers}"
-        return models.get(key, load)
+        key = f"whisper:{self.path}:{self.device}:{self.compute_type}:{self.at_once}"
+        return models.use(key, load)
+
+
+def check(settings: EngineSettings) -> None:
+    """Make sure that the engine can be made, as far as that can be told without the hub.
+
+    Args:
+        settings: The settings in force.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        UnavailableError: The model is not here and may not be fetched.
+    """
+    with blame("--whisper-device"):
+        choose_device(settings.whisper_device, "auto")
+    with blame("--whisper-compute-type"):
+        choose_device(settings.whisper_device, settings.whisper_compute_type)
+    if settings.offline:
+        with blame("--whisper-model"):
+            find_model(settings.whisper_model, _cache(settings), offline=True)
+
+
+def build(settings: EngineSettings, language: str, progress: Progress) -> Loaded[HearingEngine]:
+    """Make the engine and load its model. Blocks.
+
+    Args:
+        settings: The settings in force.
+        language: ISO 639-1 code of what will be spoken.
+        progress: Not told: the hub's client shows a bar of its own.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        UnavailableError: The model is not here and cannot be fetched.
+        EngineError: It cannot be used.
+    """
+    check(settings)
+    with blame("--whisper-model"):
+        engine = WhisperEngine(
+            settings.whisper_model,
+            cache=_cache(settings),
+            device=settings.whisper_device,
+            compute_type=settings.whisper_compute_type,
+            offline=settings.offline,
+        )
+        engine.load(language)
+    model = f"{Path(settings.whisper_model).name} ({engine.device}, {engine.compute_type})"
+    source = "fetched just now" if engine.fetched else str(engine.path)
+    return Loaded(engine, model, source)
+
+
+def _cache(settings: EngineSettings) -> Path:
+    return settings.cache / "whisper"

@@ -1,381 +1,196 @@
-"""A speech engine of this process in a pipeline."""
+"""Speaks through an engine of this process."""
 
 import asyncio
-import re
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from threading import Event
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Condition, Event
 
 from loguru import logger
-from pipecat.audio.utils import create_stream_resampler
-from pipecat.frames.frames import (
-    AggregatedTextFrame,
-    AggregatedTextProgressFrame,
-    ErrorFrame,
-    Frame,
-    LLMAssistantPushAggregationFrame,
-    LLMFullResponseEndFrame,
-    TTSAudioRawFrame,
-)
-from pipecat.services.settings import TTSSettings
-from pipecat.services.tts_service import TTSService
-from pipecat.utils.errors import ErrorCategory
-from pipecat.utils.text.base_text_aggregator import TextType
-from pipecat.utils.text.transforms import strip_markdown
-from pipecat.utils.tracing.service_decorators import traced_tts
-from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given, require_given
 
 from services.errors import EngineError
-from services.tts.clauses import ClauseTextAggregator
-from services.tts.engine import SPEED_LIMITS, Chunk, SpeechEngine, VoiceInfo, Word
+from services.tts.engine import Chunk, SpeechEngine, VoiceInfo
 
 SILENCE_LIMIT_S = 20.0
 """Seconds that an engine may take for a chunk, loading its voice included."""
 
-_WRITE_S = 0.04
-# The output transport cuts audio into writes of this length (TransportParams.audio_out_10ms_chunks)
-# and keeps what does not fill one: what is queued behind audio can be up to this far ahead of it.
+AHEAD_LIMIT_S = 30.0
+"""Seconds of audio that wait for a reader before the engine does."""
 
 _END_LIMIT_S = 2.0
-# How long the end of a call waits for its threads to leave the engine.
-
-_EMOJI = re.compile(
-    "[ \t]*[\u200d\u20e3\ufe0e\ufe0f\u2190-\u21ff\u2300-\u23ff\u25a0-\u27bf\u2900-\u297f"
-    "\u2b00-\u2bff\U0001f000-\U0001faff\U000e0020-\U000e007f]"
-)
-# The joiner, keycap and variation selectors; the blocks of arrows, technical signs, shapes,
-# dingbats, pictographs and tags; and the blanks before, so that a comma stays with its word.
-# Letters and digits are in none of them: the context's words still match those spoken.
-
-_IN_LINE = (
-    AggregatedTextFrame,
-    AggregatedTextProgressFrame,
-    LLMAssistantPushAggregationFrame,
-    LLMFullResponseEndFrame,
-)
+# How long `close` waits for threads to leave the engine.
 
 
-@dataclass
-class EngineTTSSettings(TTSSettings):
-    """What can be changed while a call runs.
+class LocalSpeech:
+    """A `Speech` whose engine runs in this process, each utterance in a thread of a pool.
 
-    Attributes:
-        speed: 1.0 is the voice's own pace, 2.0 twice as fast; within `SPEED_LIMITS`.
+    An utterance is computed ahead of its reader, up to `AHEAD_LIMIT_S`, and holds its thread until
+    the last chunk is computed. Where the engine speaks one utterance at a time, there is no limit:
+    others would wait for that reader too.
     """
-
-    speed: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-
-
-@dataclass
-class SpeechErrorFrame(ErrorFrame):
-    """An engine failed; what it had not yet spoken of its text stays unspoken."""
-
-
-async def speakable(text: str, text_type: str | TextType) -> str:
-    """Leave out emoji, and text in which nothing is left to say.
-
-    A text transform of Pipecat's: it changes what is spoken, not what the context keeps.
-
-    Args:
-        text: What is to be spoken.
-        text_type: Not used.
-    """
-    spoken = _EMOJI.sub("", text)
-    return spoken if any(char.isalnum() for char in spoken) else ""
-
-
-class EngineTTSService(TTSService):
-    """Speaks with an engine that runs in this process.
-
-    Synthesis runs in a thread, a text at a time, and hands its chunks to the event loop. An
-    interruption sets the engine's stop flag at once and waits for nothing. Chunks are passed on
-    as they come: the output transport paces the call and holds what is not played yet.
-
-    **Words travel with the audio.** Pipecat stamps each word with a clock time counted from the
-    first audio of its reply, and the transport releases it then. That presumes that the audio
-    plays without a pause from there: a sentence that the model finishes late, a voice that
-    stalls, or a transport that falls behind makes words count as heard before they are. Here a
-    word carries no time and follows the audio that holds its end. The transport queues it there
-    and passes it on once that audio is written, or drops both together. After a barge-in the
-    context so holds the words whose end was played, whatever the clock did in between. A
-    transport that takes audio well before it plays it makes words early by as much: LiveKit
-    takes `LiveKitParams.audio_out_queue_size_ms`, which is better kept small.
-    """
-
-    Settings = EngineTTSSettings
-    _settings: EngineTTSSettings
 
     def __init__(
         self,
-        *,
         engine: SpeechEngine,
-        first_clause_words: int,
-        settings: EngineTTSSettings | None = None,
+        *,
+        threads: int = 32,
         silence_limit_s: float = SILENCE_LIMIT_S,
-        **kwargs: Any,
     ) -> None:
-        """Put `engine` into a pipeline.
+        """Speak through `engine`.
 
         Args:
-            engine: What speaks; shared by all calls.
-            first_clause_words: See `ClauseTextAggregator`.
-            settings: Voice, speed and language; what is not given is the engine's first voice,
-                1.0 and the voice's language.
-            silence_limit_s: Seconds without a chunk after which the engine has failed.
-            **kwargs: For `TTSService`, for example `sample_rate`.
+            engine: What speaks; closed with this.
+            threads: Utterances that can be under way together; more wait.
+            silence_limit_s: Seconds without a chunk after which the engine has failed, those spent
+                waiting for a thread included.
         """
-        voices = engine.voices()
-        store = EngineTTSSettings(model=engine.name, voice=voices[0].name, language=None, speed=1.0)
-        if settings is not None:
-            store.apply_update(settings)
-        info = _find(voices, store.voice)
-        if store.language is None and info is not None:
-            store.language = info.language
-        # A silent reply is worth no verdict on a local engine: each text asks it afresh.
-        kwargs.setdefault("max_consecutive_zero_audio_contexts", 0)
-        super().__init__(
-            push_text_frames=False,
-            push_start_frame=True,
-            push_stop_frames=True,
-            # Closing a reply that is still being spoken would count its words as heard.
-            stop_frame_timeout_s=silence_limit_s + 5.0,
-            text_transforms=[("*", strip_markdown), ("*", speakable)],
-            settings=store,
-            **kwargs,
-        )
-        # Where Pipecat's own services put theirs: the base takes no aggregator.
-        self._text_aggregator = ClauseTextAggregator(
-            first_clause_words=first_clause_words, language=self.text_aggregation_language
-        )
         self._engine = engine
-        # One thread: an interrupted text ends before the next one begins.
-        self._thread = ThreadPoolExecutor(1, "speech")
+        self._pool = ThreadPoolExecutor(threads, "speech")
+        self._ahead_limit_s = AHEAD_LIMIT_S if engine.at_once > 1 else math.inf
         self._silence_limit_s = silence_limit_s
-        self._utterances: set[_Utterance] = set()
-        self.add_event_handler("on_before_push_frame", _put_in_line)
+        self._utterances: dict[_Utterance, Future[None]] = {}
+        self._closed = False
 
     @property
-    def voice(self) -> str:
-        """The voice that the next sentence is spoken with."""
-        return require_given(self._settings.voice, "voice")
+    def name(self) -> str:
+        """The engine's name."""
+        return self._engine.name
 
-    def can_generate_metrics(self) -> bool:
-        """Whether the service measures itself: it does."""
-        return True
+    def voices(self) -> tuple[VoiceInfo, ...]:
+        """The engine's voices, the default one first."""
+        return self._engine.voices()
 
-    @traced_tts
-    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        """Speak `text`.
+    async def speak(self, text: str, voice: str, speed: float) -> AsyncGenerator[Chunk, None]:
+        """Speak `text`; see `Speech.speak`.
 
         Args:
-            text: A clause, a sentence or more, transformed for speaking.
-            context_id: The audio context that it belongs to.
+            text: What to say.
+            voice: A name out of `voices`; empty for the default one.
+            speed: 1.0 is the voice's own pace; within `SPEED_LIMITS`.
 
         Yields:
-            Audio at the pipeline's rate, its words queued right behind it; a `SpeechErrorFrame`
-            where the engine fails.
+            The engine's chunks.
+
+        Raises:
+            EngineError: The engine gave nothing for too long, or this was closed.
+            Exception: Whatever the engine raises.
         """
-        await self.start_tts_usage_metrics(text)
-        utterance = _Utterance(self._engine, text, self.voice, self._speed, context_id)
-        # VHQ, Pipecat's default, holds back up to 150 ms of speech in its filter; HQ some 20 ms.
-        resampler = create_stream_resampler(quality="HQ", clear_after_secs=None)
-        words: deque[Word] = deque()
-        sent = 0
-        failure: Exception | None = None
+        if self._closed:
+            raise EngineError(f"{self.name} was closed")
+        utterance = _Utterance(self._ahead_limit_s)
+        self._utterances[utterance] = self._pool.submit(
+            utterance.compute, self._engine, text, voice, speed
+        )
+        self._utterances[utterance].add_done_callback(lambda _: self._utterances.pop(utterance))
         try:
-            utterance.start(self._thread, self._utterances.discard)
-            self._utterances.add(utterance)
-            try:
-                async for chunk in utterance.chunks(self._silence_limit_s):
-                    words.extend(chunk.words)
-                    audio = await resampler.resample(chunk.pcm, chunk.sample_rate, self.sample_rate)
-                    async for frame in self._cut(audio, sent, words, context_id):
-                        yield frame
-                    sent += len(audio)
-            except Exception as e:
-                # Whatever an engine raises ends one utterance, not the call.
-                failure = e
-            async for frame in self._cut(await resampler.flush(), sent, words, context_id):
-                yield frame
-            for word in words:
-                await self.add_word_timestamps([(word.text, word.end)], context_id)
-            if failure is not None:
-                error = f"{self._engine.name} cannot speak: {failure}"
-                yield SpeechErrorFrame(error, exception=failure)
+            while (chunk := await utterance.next(self._silence_limit_s)) is not None:
+                yield chunk
         finally:
-            utterance.stop.set()
+            utterance.end(None)
 
-    async def on_turn_context_completed(self) -> None:
-        """Close the reply's audio context, also where its last text came to no audio."""
-        self._is_yielding_frames_synchronously = True
-        await super().on_turn_context_completed()
-
-    async def on_audio_context_interrupted(self, context_id: str) -> None:
-        """Stop what is being spoken into an interrupted context.
-
-        An interruption cancels `run_tts` as a rule, but not while the pipeline processes a frame
-        that must not be interrupted.
-        """
-        for utterance in self._utterances:
-            if utterance.context_id == context_id:
-                utterance.stop.set()
-
-    async def push_error_frame(
-        self, error: ErrorFrame, force_treat_as_permanent: bool = False
-    ) -> None:
-        """Push an error, and keep text that failed out of the context.
-
-        Without this the base would write the rest of the text to the context, as for a provider
-        that forgot to report a word.
-        """
-        if isinstance(error, SpeechErrorFrame):
-            for frame in self._aggregated_frame_sequencer.complete_spoken_slot():
-                await self.push_frame(frame)
-        await super().push_error_frame(error, force_treat_as_permanent=force_treat_as_permanent)
-
-    async def cleanup(self) -> None:
-        """End the call's synthesis, and see its threads out of the engine."""
-        await super().cleanup()
-        # What still waits for a thread ends as soon as it gets one.
-        running = [utterance.done for utterance in self._utterances if utterance.started]
-        if running:
-            _, late = await asyncio.wait(running, timeout=_END_LIMIT_S)
-            if late:
-                logger.warning(f"{self}: {self._engine.name} does not stop when told to")
-        self._thread.shutdown(wait=False)
-
-    @property
-    def _speed(self) -> float:
-        speed = self._settings.speed
-        return speed if is_given(speed) else 1.0
-
-    async def _cut(
-        self, audio: bytes, sent: int, words: deque[Word], context_id: str
-    ) -> AsyncIterator[TTSAudioRawFrame]:
-        """Put words between stretches of audio, each where the write that holds its end is over.
-
-        Args:
-            audio: What follows in the utterance, at the pipeline's rate.
-            sent: Bytes of the utterance that went before.
-            words: Words to come, from which those placed are taken.
-            context_id: The audio context that they are queued in.
-
-        Yields:
-            The stretches, each before the words that it completes are queued.
-        """
-        start = 0
-        while words:
-            # One sample more would fill another write.
-            cut = 2 * (round((words[0].end + _WRITE_S) * self.sample_rate) - 1) - sent
-            if cut > len(audio):
-                break
-            if cut > start:
-                yield TTSAudioRawFrame(audio[start:cut], self.sample_rate, 1, context_id=context_id)
-                start = cut
-            word = words.popleft()
-            await self.add_word_timestamps([(word.text, word.end)], context_id)
-        if start < len(audio):
-            yield TTSAudioRawFrame(audio[start:], self.sample_rate, 1, context_id=context_id)
-
-    async def _update_settings(  # type: ignore[override]  # Narrowed as in TTSService.
-        self, delta: TTSSettings
-    ) -> dict[str, Any]:
-        """Apply what can be applied of `delta`; the rest is an error, and changes nothing.
-
-        Returns:
-            The fields changed and their previous values.
-        """
-        delta = replace(delta)
-        speed = getattr(delta, "speed", NOT_GIVEN)
-        if isinstance(delta, EngineTTSSettings) and is_given(speed) and not _is_speed(speed):
-            delta.speed = NOT_GIVEN
-            await self.push_error(
-                f"speed {speed!r} is not within {SPEED_LIMITS[0]} and {SPEED_LIMITS[1]}",
-                category=ErrorCategory.APPLICATION,
-            )
-        if is_given(delta.voice):
-            info = _find(self._engine.voices(), delta.voice)
-            if info is None:
-                await self.push_error(
-                    f"there is no voice {delta.voice!r}, {self.voice!r} goes on",
-                    category=ErrorCategory.APPLICATION,
-                )
-                delta.voice = NOT_GIVEN
-            elif not is_given(delta.language):
-                delta.language = info.language
-        return await super()._update_settings(delta)
+    async def close(self) -> None:
+        """End what is being spoken, see the threads out of the engine, and close it."""
+        if self._closed:
+            return
+        self._closed = True
+        for utterance in list(self._utterances):
+            utterance.end(EngineError(f"{self.name} was closed"))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # What had no thread yet is gone from here by now.
+        threads = list(self._utterances.values())
+        _, late = await asyncio.to_thread(wait, threads, _END_LIMIT_S)
+        if late:
+            logger.warning(f"{self.name} does not stop when told to")
+        await asyncio.to_thread(self._engine.close)
 
 
 class _Utterance:
-    """One text on its way through the engine, in a thread."""
+    """One text on its way from the engine, in a thread, to its reader on the event loop."""
 
-    def __init__(
-        self, engine: SpeechEngine, text: str, voice: str, speed: float, context_id: str
-    ) -> None:
-        self.context_id = context_id
-        self.stop = Event()
-        self.started = False
-        self.done: asyncio.Future[None]
-        self._engine = engine
-        self._text = text
-        self._voice = voice
-        self._speed = speed
+    def __init__(self, ahead_limit_s: float) -> None:
+        self._ahead_limit_s = ahead_limit_s
         self._loop = asyncio.get_running_loop()
-        self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        self._stop = Event()
+        self._changed = Condition()
+        self._news = asyncio.Event()
+        self._chunks: deque[Chunk] = deque()
+        self._ahead_s = 0.0
+        self._over = False
+        self._error: Exception | None = None
 
-    def start(self, thread: ThreadPoolExecutor, on_end: Callable[["_Utterance"], None]) -> None:
-        """Begin to speak; `on_end` is called once the thread has left the engine."""
-        self.done = self._loop.run_in_executor(thread, self._speak)
-        self.done.add_done_callback(lambda _: self._end(on_end))
+    def compute(self, engine: SpeechEngine, text: str, voice: str, speed: float) -> None:
+        """Run the engine; in a thread."""
+        error: Exception | None = None
+        try:
+            if not self._stop.is_set():
+                self._speak(engine.speak(text, voice, speed, self._stop))
+        except Exception as e:
+            error = e
+        except BaseException as e:  # A panic in Rust, for one.
+            error = EngineError(repr(e))
+        if error is not None and self._stop.is_set():
+            logger.warning(f"{engine.name}: {error!r} in a text that was stopped")
+        self.end(error)
 
-    async def chunks(self, limit_s: float) -> AsyncIterator[Chunk]:
-        """The chunks, as the engine computes them.
+    def _speak(self, chunks: Iterator[Chunk]) -> None:
+        while True:
+            chunk = next(chunks, None)
+            if chunk is None or self._stop.is_set():
+                return
+            seconds = _seconds(chunk)
+            with self._changed:
+                self._chunks.append(chunk)
+                self._ahead_s += seconds
+            self._tell()
+            if self._ahead_s >= self._ahead_limit_s:
+                with self._changed:
+                    self._changed.wait_for(self._wanted)
+
+    def _wanted(self) -> bool:
+        return self._stop.is_set() or self._ahead_s < self._ahead_limit_s
+
+    async def next(self, limit_s: float) -> Chunk | None:
+        """The next chunk; None after the last.
 
         Raises:
-            EngineError: The engine gave none for `limit_s` seconds, or failed.
-            Exception: Whatever else the engine raised.
+            EngineError: None came for `limit_s` seconds.
+            Exception: Whatever the engine raised, after its last chunk.
         """
         while True:
+            self._news.clear()
+            with self._changed:
+                if self._chunks:
+                    chunk = self._chunks.popleft()
+                    self._ahead_s -= _seconds(chunk)
+                    self._changed.notify()
+                    return chunk
+                if self._error is not None:
+                    raise self._error
+                if self._over:
+                    return None
             try:
                 async with asyncio.timeout(limit_s):
-                    chunk = await self._chunks.get()
+                    await self._news.wait()
             except TimeoutError:
                 raise EngineError(f"no audio for {limit_s:g} s") from None
-            if chunk is None:
-                break
-            yield chunk
-        await self.done
 
-    def _speak(self) -> None:
-        if self.stop.is_set():
-            return
-        self.started = True
-        for chunk in self._engine.speak(self._text, self._voice, self._speed, self.stop):
-            if self.stop.is_set():
-                break
-            self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
+    def end(self, error: Exception | None) -> None:
+        """Compute no more. What is computed can still be read, and `error` after it."""
+        with self._changed:
+            if self._over:
+                return
+            self._over = True
+            self._error = error
+            self._stop.set()
+            self._changed.notify()
+        self._tell()
 
-    def _end(self, on_end: Callable[["_Utterance"], None]) -> None:
-        on_end(self)
-        # The chunks came the same way, and so before this.
-        self._chunks.put_nowait(None)
-        error = None if self.done.cancelled() else self.done.exception()
-        if error is not None and self.stop.is_set():
-            logger.warning(f"{self._engine.name}: {error!r} in a text that was stopped")
+    def _tell(self) -> None:
+        """Have the reader look, if it is waiting."""
+        if not self._news.is_set():
+            self._loop.call_soon_threadsafe(self._news.set)
 
 
-def _put_in_line(_service: TTSService, frame: Frame) -> None:
-    """Have the transport queue a reply's text behind its audio: see `EngineTTSService`."""
-    if isinstance(frame, _IN_LINE):
-        frame.pts = None
-
-
-def _find(voices: tuple[VoiceInfo, ...], name: object) -> VoiceInfo | None:
-    return next((voice for voice in voices if voice.name == name), None)
-
-
-def _is_speed(speed: object) -> bool:
-    return isinstance(speed, int | float) and SPEED_LIMITS[0] <= speed <= SPEED_LIMITS[1]
+def _seconds(chunk: Chunk) -> float:
+    return len(chunk.pcm) / 2 / chunk.sample_rate

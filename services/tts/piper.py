@@ -6,19 +6,22 @@ Importing this module needs the `piper` extra, which is GPL-3.0.
 import json
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
-from services.errors import EngineError, MissingExtraError, UnknownVoiceError
+from services.catalog import Loaded
+from services.errors import EngineError, MissingExtraError, UnavailableError, UnknownVoiceError
 from services.models import models
+from services.settings import EngineSettings, blame
 from services.tts import voices
-from services.tts.engine import SPEED_LIMITS, Chunk, VoiceInfo, Word
+from services.tts.engine import SPEED_LIMITS, Chunk, SpeechEngine, VoiceInfo, Word
 from services.tts.piper_words import SILENT, place_words
 
 try:
@@ -32,13 +35,6 @@ except ImportError as missing:
 
 CHUNK_MS = 80
 """Audio in a chunk, at most."""
-
-PEAK = 0.63
-"""Where the loudest sample of `WARM_UP` is to lie, 1.0 being full scale. Digits are spoken softly:
-sentences of the embedded voice get up to 4 dB louder."""
-
-MOST_GAIN = 4.0
-"""How much a quiet voice is amplified at most."""
 
 MOST_PHONEMES = 500
 """What a voice is given at a time, some twenty-five seconds of speech. Its memory for a sentence
@@ -54,17 +50,18 @@ class PiperEngine:
     A sentence's first audio comes before the rest of it is computed where the voice is a standard
     one (`services.tts.piper_graph`); with another voice it comes when the sentence is complete.
     The times of words are the voice's own; with one that gives no durations, the words of a
-    sentence are spread over it by their phonemes.
-
-    Loudness: Piper's own command line raises every sentence to full scale, for which it needs the
-    whole sentence. Here a voice has one gain, which brings a sentence spoken when it is loaded to
-    `PEAK`; what is louder than full scale even so is clipped.
+    sentence are spread over it by their phonemes. The samples are the network's own, whose loudness
+    differs from voice to voice: Piper's command line raises every sentence to full scale, for which
+    it needs the whole sentence.
 
     Attributes:
         name: `piper`.
+        at_once: Many: a voice keeps nothing of an utterance. How many are served well is a matter
+            of cores.
     """
 
     name = "piper"
+    at_once = 64
 
     def __init__(
         self,
@@ -74,12 +71,11 @@ class PiperEngine:
         speaker: str | int | None = None,
         noise_scale: float | None = None,
         noise_w_scale: float | None = None,
-        volume: float = 1.0,
-        gain: float | None = None,
         sentence_silence: float = 0.0,
         threads: int = 2,
         hub: str = voices.HUB,
         progress: voices.Progress | None = None,
+        offline: bool = False,
     ) -> None:
         """Take the settings; nothing is loaded before `load` or the first `speak`.
 
@@ -90,12 +86,11 @@ class PiperEngine:
                 default. Voices with one speaker ignore it.
             noise_scale: Variety of the sound; None for the voice's own (mostly 0.667).
             noise_w_scale: Variety of the rhythm; None for the voice's own (mostly 0.8).
-            volume: Factor on the loudness.
-            gain: Factor on what the network gives, instead of the one measured for the voice.
             sentence_silence: Seconds of silence after each sentence.
             threads: Threads that a run of the network may use, its caller's among them.
             hub: Where `load` fetches a voice from that is not in the cache.
             progress: Told how far a download is.
+            offline: Whether `load` fetches nothing.
 
         Raises:
             UnknownVoiceError: `default_voice` is a path that holds no voice, or no voice's name.
@@ -114,11 +109,12 @@ class PiperEngine:
         self._speaker = speaker
         self._noise = noise_scale
         self._noise_w = noise_w_scale
-        self._volume = volume
-        self._gain = gain
         self._threads = threads
         self._hub = hub
         self._progress = progress
+        self._offline = offline
+        # What the voices that were used are called in the model store.
+        self._keys: dict[str, str] = {}
 
     def voices(self) -> tuple[VoiceInfo, ...]:
         """The voices on this machine, the default one first."""
@@ -130,20 +126,34 @@ class PiperEngine:
         first = known.pop(self._default, None)
         return (*([first] if first else []), *known.values())
 
-    def load(self) -> None:
-        """Load the default voice and run it once, so that the first call finds it warm.
+    def load(self, voice: str = "") -> None:
+        """Load a voice and run it once, so that the first call finds it warm.
 
         Fetches it if need be.
+
+        Args:
+            voice: The voice's name; empty for the default one.
 
         Raises:
             UnknownVoiceError: There is no such voice, or the voice has no such speaker.
             UnavailableError: It is not here and cannot be fetched.
             EngineError: Its files cannot be used.
         """
-        if self._default not in self._local:
-            voices.resolve(self._default, self._cache, self._hub, self._progress)
-        loaded = self._voice(self._default)
-        loaded.gain(self._scales(loaded, 1.0), loaded.speaker(self._speaker))
+        name = voice or self._default
+        if name not in self._local:
+            voices.resolve(name, self._cache, self._hub, self._progress, offline=self._offline)
+        with self._voice(name) as loaded:
+            speaker = loaded.speaker(self._speaker)
+            if not loaded.warm:
+                scales = self._scales(loaded, 1.0)
+                for phonemes in loaded.sentences(WARM_UP):
+                    deque(loaded.render(phonemes, scales, speaker).pieces, maxlen=0)
+                loaded.warm = True
+
+    def loaded(self) -> tuple[str, ...]:
+        """The voices that are in memory, of those that this engine has spoken with."""
+        resident = models.resident()
+        return tuple(name for name, key in self._keys.copy().items() if key in resident)
 
     def speak(self, text: str, voice: str, speed: float, stop: Event) -> Iterator[Chunk]:
         """Speak `text`; see `SpeechEngine.speak`.
@@ -164,26 +174,27 @@ class PiperEngine:
         slowest, fastest = SPEED_LIMITS
         if not slowest <= speed <= fastest:
             raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")
-        loaded = self._voice(voice)
-        speaker = loaded.speaker(self._speaker)
-        gain = self._gain
-        if gain is None:
-            gain = loaded.gain(self._scales(loaded, 1.0), speaker)
-        sentences = loaded.sentences(text)
-        track = _WordTrack(loaded, text, sentences)
-        rate = loaded.config.sample_rate
-        most = rate * CHUNK_MS // 1000
-        done = 0
-        if stop.is_set():
-            return
-        for piece in self._pieces(loaded, sentences, track, self._scales(loaded, speed), speaker):
-            pcm = _to_pcm(piece, gain * self._volume)
-            for start in range(0, len(pcm), most):
-                part = pcm[start : start + most]
-                done += len(part)
-                yield Chunk(part.tobytes(), rate, track.until(done))
-                if stop.is_set():
-                    return
+        with self._voice(voice) as loaded:
+            speaker = loaded.speaker(self._speaker)
+            sentences = loaded.sentences(text)
+            track = _WordTrack(loaded, text, sentences)
+            rate = loaded.config.sample_rate
+            most = rate * CHUNK_MS // 1000
+            done = 0
+            if stop.is_set():
+                return
+            scales = self._scales(loaded, speed)
+            for piece in self._pieces(loaded, sentences, track, scales, speaker):
+                pcm = _to_pcm(piece)
+                for start in range(0, len(pcm), most):
+                    part = pcm[start : start + most]
+                    done += len(part)
+                    yield Chunk(part.tobytes(), rate, track.until(done))
+                    if stop.is_set():
+                        return
+
+    def close(self) -> None:
+        """Nothing to free: the voices are the model store's."""
 
     def _pieces(
         self,
@@ -203,15 +214,14 @@ class PiperEngine:
                 total += len(piece)
                 yield piece
 
-    def _voice(self, name: str) -> "_Voice":
+    def _voice(self, name: str) -> AbstractContextManager["_Voice"]:
+        """A voice, loaded, for as long as it is needed; the default one where `name` is empty."""
         name = name or self._default
         path = self._local.get(name) or voices.find_voice(name, self._cache)
         if path is None:
             raise voices.unknown(name, [info.name for info in self.voices()])
-        return models.get(
-            f"piper:{path.resolve()}:{self._threads}",
-            lambda: _Voice(path, self._cache, self._threads),
-        )
+        key = self._keys[path.stem] = f"piper:{path.resolve()}:{self._threads}"
+        return models.use(key, lambda: _Voice(path, self._cache, self._threads))
 
     def _scales(self, voice: "_Voice", speed: float) -> Scales:
         config = voice.config
@@ -240,8 +250,7 @@ class _Voice:
         self._phonemizer = PiperVoice(session=None, config=self.config, download_dir=downloads)
         table = self.config.phoneme_id_map
         self.ids_before_sentence = len(table.get("^", ())) + len(table.get("_", ()))
-        self._gains: dict[int | None, float] = {}
-        self._measuring = Lock()
+        self.warm = False
 
     def speaker(self, asked: str | int | None) -> int | None:
         """The number of a speaker; None if the voice has but one."""
@@ -306,17 +315,6 @@ class _Voice:
             return ends
         return [ids * (n + 1) // len(phonemes) for n in range(len(phonemes))]
 
-    def gain(self, scales: Scales, speaker: int | None) -> float:
-        """The factor that brings `WARM_UP` to `PEAK` as a speaker says it; measured once."""
-        with self._measuring:
-            if speaker not in self._gains:
-                peak = 0.0
-                for phonemes in self.sentences(WARM_UP):
-                    for piece in self.render(phonemes, scales, speaker).pieces:
-                        peak = max(peak, float(np.abs(piece).max(initial=0)))
-                self._gains[speaker] = min(PEAK / peak, MOST_GAIN) if peak > 0 else 1.0
-            return self._gains[speaker]
-
 
 class _WordTrack:
     """Where the words of one utterance are in its audio."""
@@ -370,12 +368,64 @@ def _shorten(phonemes: list[str]) -> Iterator[list[str]]:
     yield phonemes
 
 
-def _to_pcm(audio: Floats, gain: float) -> NDArray[np.int16]:
+def _to_pcm(audio: Floats) -> NDArray[np.int16]:
     """Samples in -1 to 1 as 16-bit ones, clipped."""
-    pcm: NDArray[np.int16] = np.rint(np.clip(audio * gain, -1, 1) * 32767).astype("<i2")
+    pcm: NDArray[np.int16] = np.rint(np.clip(audio, -1, 1) * 32767).astype("<i2")
     return pcm
 
 
 def _line(error: Exception) -> str:
     """What an error says, on one line of bearable length."""
     return " ".join(str(error).split())[:200]
+
+
+def build(
+    settings: EngineSettings, voice: str | None, progress: voices.Progress
+) -> Loaded[SpeechEngine]:
+    """Make the engine and load its voice, the embedded one where another cannot be fetched. Blocks.
+
+    Args:
+        settings: The settings in force.
+        voice: A voice's name, or the path of an `.onnx`; None for `voices.DEFAULT_VOICE`.
+        progress: Told of what is fetched.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        EngineError: See `PiperEngine.load`.
+    """
+    asked = voice or voices.DEFAULT_VOICE
+    cache = settings.cache / "piper"
+    better = ""
+    with blame("--tts-voice"):
+        try:
+            name, source = asked, _source(asked, cache, settings, progress)
+        except UnavailableError as error:
+            logger.info("speaking with the embedded voice: {}", error)
+            name, source = voices.embedded_name(24000), "embedded"
+            better = f"--tts-voice {asked}, where the hub can be reached"
+    engine = PiperEngine(
+        cache,
+        default_voice=name,
+        speaker=settings.piper_speaker,
+        noise_scale=settings.piper_noise,
+        noise_w_scale=settings.piper_noise_w,
+        sentence_silence=settings.piper_sentence_silence,
+        threads=settings.tts_threads,
+        hub=settings.piper_hub,
+        progress=progress,
+        offline=settings.offline,
+    )
+    with blame("--piper-speaker" if settings.piper_speaker else "--tts-voice"):
+        engine.load()
+    return Loaded(engine, engine.voices()[0].name, source, better)
+
+
+def _source(name: str, cache: Path, settings: EngineSettings, progress: voices.Progress) -> str:
+    """Where a voice is, for a person to read; fetched if need be."""
+    if name.endswith(".onnx"):
+        return str(voices.local_voice(Path(name)).resolve())
+    here = voices.find_voice(name, cache)
+    if here is None:
+        voices.resolve(name, cache, settings.piper_hub, progress, offline=settings.offline)
+        return "fetched just now"
+    return "embedded" if name in voices.EMBEDDED else str(here)

@@ -94,7 +94,14 @@ def find_voice(name: str, cache: Path) -> Path | None:
     return None
 
 
-def resolve(name: str, cache: Path, hub: str = HUB, progress: Progress | None = None) -> Path:
+def resolve(
+    name: str,
+    cache: Path,
+    hub: str = HUB,
+    progress: Progress | None = None,
+    *,
+    offline: bool = False,
+) -> Path:
     """The `.onnx` of a voice, downloaded into the cache if it is not on this machine.
 
     Args:
@@ -102,13 +109,19 @@ def resolve(name: str, cache: Path, hub: str = HUB, progress: Progress | None = 
         cache: The folder that downloads go to; made where missing.
         hub: Base address of the hub.
         progress: Told how far the download is.
+        offline: Do not ask the hub.
 
     Raises:
         UnknownVoiceError: No voice has that name; the message names close ones.
-        UnavailableError: The hub cannot be reached within `REACH_S`, or its file is not the
-            one that its catalogue describes. Nothing is left behind.
+        UnavailableError: The hub may not be asked or cannot be reached within `REACH_S`, or its
+            file is not the one that its catalogue describes. Nothing is left behind.
     """
-    return find_voice(name, cache) or _download(name, cache, hub, progress)
+    here = find_voice(name, cache)
+    if here is not None:
+        return here
+    if offline:
+        raise UnavailableError(f"voice {name} is not here, and this run is offline")
+    return _download(name, cache, hub, progress)
 
 
 def local_voice(path: Path) -> Path:

@@ -37,18 +37,31 @@ class FakeHearingEngine:
     It answers its requests with the given answers in order: a transcript is returned, an exception
     raised. When they run out it hears nothing. A `gated` engine answers only for each permit that
     `permit` gives it, or once it is told to stop.
+
+    Attributes:
+        name: `fake`.
+        at_once: 64.
+        requests: What was asked, in order.
+        loaded: Whether it was loaded ahead.
+        closed: Whether it was closed.
     """
 
     name = "fake"
+    at_once = 64
 
     def __init__(self, *answers: Transcript | Exception, gated: bool = False) -> None:
         """Make an engine with its answers."""
         self.requests: list[Request] = []
+        self.loaded = False
         self.closed = False
         self._answers = deque(answers)
         self._gated = gated
         self._permits = 0
         self._changed = Condition()
+
+    def load(self, language: str | None = None) -> None:
+        """Note that it was loaded."""
+        self.loaded = True
 
     def transcribe(self, pcm: bytes, language: str | None, stop: Event) -> Transcript:
         """Hear as `HearingEngine.transcribe` says."""

@@ -14,12 +14,14 @@ from bot.agent import (
     EXAMPLE,
     Agent,
     AgentFileError,
+    change_voice,
     current_time,
     end_call,
     load_agent,
     roll_dice,
 )
 from processors.hang_up import HangUpFrame
+from services.tts.engine import VoiceInfo
 
 Write = Callable[..., Path]
 
@@ -73,7 +75,7 @@ def test_without_a_file() -> None:
     assert agent.name in agent.prompt
     assert agent.name in agent.greeting
     assert "{name}" not in agent.model_dump_json(exclude={"tools"})
-    assert agent.tool_functions() == [current_time, end_call, roll_dice]
+    assert agent.tool_functions() == [current_time, end_call, change_voice, roll_dice]
 
 
 def test_the_example_shows_every_key() -> None:
@@ -211,3 +213,59 @@ async def test_end_call_hangs_up_without_another_answer() -> None:
     await end_call(params)  # type: ignore[arg-type]
     assert params.properties.run_llm is False
     assert [type(frame) for frame in params.pushed] == [HangUpFrame]
+
+
+VOICES = (
+    VoiceInfo("piper/amy", "Amy, medium (en-US)", "en-US"),
+    VoiceInfo("piper/amy-low", "Amy, low (en-US)", "en-US"),
+    VoiceInfo("cosyvoice/anna", "Anna", "de"),
+)
+
+
+async def changed(present: str, wanted: str, voices: tuple[VoiceInfo, ...] = VOICES) -> Any:
+    """What the tool tells the model, with its call's voice being `present`."""
+    asked: list[str] = []
+
+    async def set_voice(name: str) -> None:
+        asked.append(name)
+
+    params: Any = Params()
+    params.app_resources = SimpleNamespace(
+        voice=present, voices=lambda: voices, set_voice=set_voice
+    )
+    await change_voice(params, wanted)
+    assert asked == ([params.result["voice"]] if "voice" in params.result else [])
+    return params.result
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted", "voice"),
+    [
+        ("piper/amy", "", "piper/amy-low"),
+        ("piper/amy-low", " ", "cosyvoice/anna"),
+        ("cosyvoice/anna", "", "piper/amy"),
+        ("gone", "", "piper/amy"),
+        ("", "", "piper/amy"),
+        ("cosyvoice/anna", "Amy", "piper/amy"),
+        ("piper/amy", "amy", "piper/amy-low"),
+        ("piper/amy", "LOW", "piper/amy-low"),
+        ("piper/amy-low", "piper/amy", "piper/amy"),
+        ("piper/amy", "cosyvoice", "cosyvoice/anna"),
+        ("cosyvoice/anna", "en-us", "piper/amy"),
+    ],
+)
+async def test_change_voice_finds_the_voice(present: str, wanted: str, voice: str) -> None:
+    """By name, a part of it, label or language; another than the present one where there is one."""
+    assert await changed(present, wanted) == {"voice": voice}
+
+
+async def test_change_voice_says_what_there_is() -> None:
+    """What cannot be had is answered in words that the model can pass on."""
+    result = await changed("piper/amy", "Zoe")
+    assert result == {"error": f"there is no such voice; there are: {[v.name for v in VOICES]}"}
+    for wanted in ("piper/amy", "anna"):
+        present = "piper/amy" if "amy" in wanted else "cosyvoice/anna"
+        assert "the voice you have" in (await changed(present, wanted))["error"]
+    assert "the voice you have" in (await changed("piper/amy", "", VOICES[:1]))["error"]
+    for wanted in ("", "amy"):
+        assert "no such voice" in (await changed("", wanted, ()))["error"]

@@ -238,6 +238,15 @@ def test_tools_that_are_not_there_are_not_called() -> None:
 
 
 @pytest.mark.parametrize(
+    "words", ["change your voice", "speak with another voice please", "use a different voice"]
+)
+def test_voice_is_changed_where_there_is_the_tool(words: str) -> None:
+    """Another voice is asked for by the tool; without it there is nothing to change."""
+    assert reply([Turn("user", words)], {"change_voice"}).call == Call("change_voice")
+    assert reply([Turn("user", words)], ()).call is None
+
+
+@pytest.mark.parametrize(
     ("asked", "tool", "result", "answer"),
     [
         ("time", "current_time", {"date": "2026-11-21", "time": "15:05"}, "Here it is 3:05 in the"),
@@ -247,6 +256,8 @@ def test_tools_that_are_not_there_are_not_called() -> None:
         ("time", "current_time", {"error": "no zone"}, "Sorry"),
         ("time", "current_time", "The function failed", "Sorry"),
         ("roll", "roll_dice", {"rolls": [4]}, "You rolled 4."),
+        ("voice", "change_voice", {"voice": "piper/a"}, "This is what I sound like now."),
+        ("voice", "change_voice", {"error": "none"}, "I'm afraid I have no such voice."),
         ("roll", "roll_dice", {"rolls": [4, 5, 6]}, "You rolled 4, 5 and 6, which makes 15."),
         ("hm", "weather", {"rain": True}, "done"),
     ],

@@ -1,5 +1,6 @@
 """Settings: one name in three spellings, and one line for what is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ from services import catalog
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine's, and no `.env` but the test's."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PORT", "TTS_VOICE", "HOST"):
-        monkeypatch.delenv(f"PARLEY_{name}", raising=False)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("PARLEY_", "OPENAI_")):
+            monkeypatch.delenv(name)
 
 
 def test_flag_beats_environment_beats_dotenv(
@@ -58,25 +58,131 @@ def test_a_wrong_variable_is_named_as_it_was_spelled(monkeypatch: pytest.MonkeyP
         settings.load([])
 
 
-def test_the_key_is_a_secret_without_a_flag(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+SECRETS = {
+    "openai_api_key": "OPENAI_API_KEY",
+    "tts_api_key": "PARLEY_TTS_API_KEY",
+    "stt_api_key": "PARLEY_STT_API_KEY",
+    "worker_token": "PARLEY_WORKER_TOKEN",
+}
+
+
+@pytest.mark.parametrize(("name", "variable"), SECRETS.items())
+def test_a_secret_has_no_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, variable: str
 ) -> None:
-    """The key comes from the environment alone, and is not shown when settings are printed."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    """It comes from the environment alone, and is not shown when settings are printed."""
+    monkeypatch.setenv(variable, "sk-secret\n")
     loaded = settings.load([])
-    assert loaded.openai_api_key is not None
+    assert getattr(loaded, name).get_secret_value() == "sk-secret"
     assert "sk-secret" not in repr(loaded)
+    with pytest.raises(SettingsError, match="there is no such flag"):
+        settings.load([f"--{name.replace('_', '-')}", "sk-secret"])
     with pytest.raises(SystemExit):
         settings.load(["--help"])
-    assert "--openai-api-key" not in capsys.readouterr().out
+    assert f"--{name.replace('_', '-')}" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable", SECRETS.values())
+def test_a_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """What no header may have is refused under the variable's name, without its value."""
+    monkeypatch.setenv(variable, "sk secret")
+    with pytest.raises(SettingsError, match=f"^{variable}: ") as error:
+        settings.load([])
+    assert "sk secret" not in str(error.value)
 
 
 def test_help_shows_every_setting_with_its_choices(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each setting but the secret is in `--help`, and choices of the catalog are spelled out."""
+    """Each setting but secrets is in `--help`, and choices of the catalog are spelled out."""
     with pytest.raises(SystemExit) as stop:
         settings.load(["--help"], catalog.choices())
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for name in settings.Settings.model_fields:
-        assert (f"--{name.replace('_', '-')}" in text) == (name != "openai_api_key")
-    assert "{auto,whisper,pocketsphinx}" in text
+        assert (f"--{name.replace('_', '-')} " in text) == (name not in SECRETS)
+    assert "{auto,whisper,pocketsphinx,openai}" in text
+    # What the program itself is asked for comes before what it is built of.
+    assert text.index("--tts ") < text.index("--tts-speed ") < text.index("--tts-voice ")
+    assert text.index("Server:") < text.index("Voice:") < text.index("Voice engines:")
+
+
+@pytest.mark.parametrize("flag", ["--tts", "--stt"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ws://a:7001",
+        "wss://a/speech",
+        "ws://a:7001,wss://b.example:7002",
+        "redis://host:6379",
+        "rediss://user:word@host:6379/2",
+    ],
+)
+def test_workers_may_stand_for_an_engine(flag: str, place: str) -> None:
+    """Their addresses, or one of Redis, are kept as they are."""
+    loaded = settings.load([flag, place], catalog.choices())
+    assert getattr(loaded, flag[2:]) == place
+
+
+@pytest.mark.parametrize("flag", ["--tts", "--stt"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://a:7001",
+        "ws://",
+        "ws://a:7001,piper",
+        "ws://a:7001,redis://b",
+        "redis://a,redis://b",
+        "ws://a:7001,",
+        "ws://[a",
+    ],
+)
+def test_an_address_that_is_none_is_one_line(flag: str, place: str) -> None:
+    """What cannot be workers' addresses is said to be none, under the flag's name."""
+    with pytest.raises(SettingsError, match=f"^{flag}: ") as error:
+        settings.load([flag, place], catalog.choices())
+    assert "\n" not in str(error.value)
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    """The message about a wrong address has the host, not what precedes it."""
+    with pytest.raises(SettingsError, match="@b") as error:
+        settings.load(["--tts", "redis://me:word@b,ws://c"], catalog.choices())
+    assert "word" not in str(error.value)
+
+
+def test_workers_do_not_think() -> None:
+    """An address stands for what speaks or hears alone."""
+    with pytest.raises(SettingsError, match=r"^--llm: 'ws://a:7001' is not one of auto"):
+        settings.load(["--llm", "ws://a:7001"], catalog.choices())
+
+
+def test_the_fallback_is_an_engine_or_nothing() -> None:
+    """Workers cannot be what speaks when workers do not."""
+    assert settings.load([], catalog.choices()).tts_fallback is None
+    assert settings.load(["--tts-fallback", ""], catalog.choices()).tts_fallback is None
+    assert settings.load(["--tts-fallback", "piper"], catalog.choices()).tts_fallback == "piper"
+    for wrong in ("gramophone", "ws://a:7001"):
+        with pytest.raises(SettingsError, match=r"^--tts-fallback: .* is not one of piper"):
+            settings.load(["--tts-fallback", wrong], catalog.choices())
+
+
+@pytest.mark.parametrize(
+    ("value", "lufs"), [("off", None), ("-16", -16.0), ("-23.5", -23.5), (None, -16.0)]
+)
+def test_loudness_can_be_off(value: str | None, lufs: float | None) -> None:
+    """A number of LUFS, or none."""
+    argv = [] if value is None else [f"--tts-loudness={value}"]
+    assert settings.load(argv).tts_loudness == lufs
+
+
+@pytest.mark.parametrize("value", ["loud", "0", "-99", "nan", ""])
+def test_no_other_loudness(value: str) -> None:
+    """What is neither is one line."""
+    with pytest.raises(SettingsError, match=r"^--tts-loudness: "):
+        settings.load([f"--tts-loudness={value}"])
+
+
+@pytest.mark.parametrize("flag", ["--tts-base-url", "--stt-base-url", "--piper-hub"])
+def test_an_endpoint_is_an_address(flag: str) -> None:
+    """A name without a scheme is not."""
+    with pytest.raises(SettingsError, match=f"^{flag}: an address is like https://"):
+        settings.load([flag, "localhost:8000"])

@@ -37,7 +37,8 @@ from pipecat.workers.runner import WorkerRunner
 from services.errors import EngineError
 from services.stt.engine import Transcript
 from services.stt.gate import Verdict
-from services.stt.local import BLANK, EngineSTTService
+from services.stt.local import LocalHearing
+from services.stt.service import BLANK, HearingSTTService
 from tests.fakes.hearing_engine import FakeHearingEngine, heard
 
 F = TypeVar("F", bound=Frame)
@@ -66,9 +67,10 @@ def speech(audio: bytes = SECOND, rate: int = RATE, user: str = "") -> list[Fram
     return frames
 
 
-def ear(engine: FakeHearingEngine, **options: Any) -> EngineSTTService:
+def ear(engine: FakeHearingEngine, **options: Any) -> HearingSTTService:
     """A call's ear for English, in no hurry."""
-    return EngineSTTService(engine, **{"language": "en", "limit": 10.0, **options})
+    hearing = LocalHearing(engine)
+    return HearingSTTService(hearing=hearing, **{"language": "en", "limit": 10.0, **options})
 
 
 class Mark(ControlFrame):
@@ -132,7 +134,7 @@ async def drive(
 
 
 async def hear(
-    service: EngineSTTService, *utterances: Sequence[Frame], rate: int = RATE
+    service: HearingSTTService, *utterances: Sequence[Frame], rate: int = RATE
 ) -> tuple[list[TranscriptionFrame], list[ErrorFrame]]:
     """Speak, each time once the last transcript is there; all transcripts and errors."""
     before, after = Tap(), Tap()

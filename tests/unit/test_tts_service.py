@@ -1,4 +1,4 @@
-"""An engine in a pipeline: what is played, what the context keeps, and what an engine may do."""
+"""Speech in a pipeline: what is played, what the context keeps, and what an engine may do."""
 
 import asyncio
 import threading
@@ -34,7 +34,8 @@ from pipecat.tests.utils import run_test
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
-from services.tts.local import EngineTTSService, EngineTTSSettings
+from services.tts.local import SILENCE_LIMIT_S, LocalSpeech
+from services.tts.service import SpeechTTSService, SpeechTTSSettings
 from tests.fakes.gated_output import WRITE_SECS, GatedOutputTransport
 from tests.fakes.speech_engine import FakeSpeechEngine
 
@@ -42,9 +43,12 @@ RATE = 16000
 TEN = "one two three four five six seven eight nine ten."
 
 
-def service(engine: FakeSpeechEngine, **options: Any) -> EngineTTSService:
+def service(
+    engine: FakeSpeechEngine, silence_limit_s: float = SILENCE_LIMIT_S, **options: Any
+) -> SpeechTTSService:
     """A call's voice, with a first clause of four words."""
-    return EngineTTSService(engine=engine, first_clause_words=4, **options)
+    speech = LocalSpeech(engine, silence_limit_s=silence_limit_s)
+    return SpeechTTSService(speech=speech, first_clause_words=4, **options)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -327,22 +331,21 @@ async def test_an_interruption_stops_the_engine_within_a_chunk() -> None:
         assert engine.utterances[0].chunks <= 2
 
 
-async def test_an_interruption_of_a_waiting_text_computes_nothing() -> None:
-    """A text that still waits for the thread when it is interrupted never reaches the engine."""
-    engine = FakeSpeechEngine(gated=True)
+async def test_the_text_after_an_interruption_waits_for_nothing() -> None:
+    """It is spoken while an engine still computes a chunk of what was interrupted."""
+    engine, free = FakeSpeechEngine(), threading.Event()
+    engine.fail = lambda text, _: text == "One two." and not free.wait(10)
     async with call(engine) as running:
         await running.reply("One two.")
         await until(lambda: engine.utterances)
         await running.send(InterruptionFrame())
         await running.reply("Three four.")
-        await until(lambda: "Three four." in running.requests)
-        await running.send(InterruptionFrame())
-        await running.reply("Five six.")
-        await until(lambda: "Five six." in running.requests)
-        engine.permit(100)
         await running.output.play_on()
-        await until(lambda: running.said() == ["Five six."])
-        assert [u.text for u in engine.utterances] == ["One two.", "Five six."]
+        await until(lambda: running.said() == ["Three four."])
+        assert not engine.utterances[0].ended.is_set()
+        free.set()
+        await until(engine.utterances[0].ended.is_set)
+        assert engine.utterances[0].stopped
 
 
 async def test_an_interruption_stops_what_must_be_finished() -> None:
@@ -361,21 +364,18 @@ async def test_an_interruption_stops_what_must_be_finished() -> None:
         assert engine.utterances[0].chunks == 0
 
 
-async def test_the_end_of_a_call_leaves_no_thread() -> None:
-    """A call that is cut off while it speaks is over when its engine has stopped."""
-    before = set(threading.enumerate())
+async def test_the_end_of_a_call_stops_the_engine() -> None:
+    """A call that is cut off while it speaks leaves nothing that is computed."""
     engine = FakeSpeechEngine(gated=True)
     async with call(engine) as running:
         await running.reply(TEN)
         await until(lambda: engine.utterances)
         engine.permit(1)
         await running.output.play(0.04)
-        busy = threading.Timer(0.2, engine.permit, [100])
-        busy.start()
-    assert engine.utterances[0].ended.is_set()
+    engine.permit(100)
+    await until(engine.utterances[0].ended.is_set)
     assert engine.utterances[0].stopped
-    busy.join()
-    await until(lambda: not [t for t in set(threading.enumerate()) - before if "speech" in t.name])
+    assert engine.utterances[0].chunks <= 1
 
 
 async def test_the_event_loop_runs_while_the_engine_computes() -> None:
@@ -458,7 +458,7 @@ async def test_a_voice_is_changed_in_mid_call() -> None:
             TTSSpeakFrame("one two"),
             TTSUpdateSettingsFrame(delta=TTSSettings(voice="basso")),
             TTSSpeakFrame("three four"),
-            TTSUpdateSettingsFrame(delta=EngineTTSSettings(voice="alto", speed=2.0)),
+            TTSUpdateSettingsFrame(delta=SpeechTTSSettings(voice="alto", speed=2.0)),
             TTSSpeakFrame("five six"),
         ],
         pipeline_params=PipelineParams(audio_out_sample_rate=RATE),
@@ -494,7 +494,7 @@ async def test_an_impossible_speed_changes_nothing(speed: Any) -> None:
     engine = FakeSpeechEngine()
     _, up = await speak(
         engine,
-        TTSUpdateSettingsFrame(delta=EngineTTSSettings(voice="basso", speed=speed)),
+        TTSUpdateSettingsFrame(delta=SpeechTTSSettings(voice="basso", speed=speed)),
         TTSSpeakFrame("one"),
     )
     assert [(u.voice, u.speed) for u in engine.utterances] == [("basso", 1.0)]
@@ -504,7 +504,7 @@ async def test_an_impossible_speed_changes_nothing(speed: Any) -> None:
 def test_settings_are_complete() -> None:
     """Every field has a value, so that the base finds nothing missing."""
     engine = FakeSpeechEngine()
-    tts = service(engine, settings=EngineTTSSettings(voice="basso", speed=1.5))
+    tts = service(engine, settings=SpeechTTSSettings(voice="basso", speed=1.5))
     assert tts.settings.given_fields() == {
         "model": "fake",
         "voice": "basso",

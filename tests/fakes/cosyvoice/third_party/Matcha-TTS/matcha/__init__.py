@@ -1,0 +1,1 @@
+"""Stands for Matcha-TTS, the submodule of CosyVoice."""
