@@ -182,6 +182,8 @@ def _report(turn: Turn, talk: _Talk) -> Reply:
                 return Reply(_moment(result, talk.words))
             case "roll_dice":
                 return Reply(_rolls(result))
+            case "change_voice":
+                return Reply(_voice(result))
             case _:
                 return Reply("That's done.")
     except (KeyError, TypeError, ValueError):
@@ -204,6 +206,12 @@ def _rolls(result: Mapping[str, Any]) -> str:
         return f"You rolled {rolls[0]}."
     listed = f"{', '.join(map(str, rolls[:-1]))} and {rolls[-1]}"
     return f"You rolled {listed}, which makes {sum(rolls)}."
+
+
+def _voice(result: Mapping[str, Any]) -> str:
+    if "error" in result:
+        return "I'm afraid I have no such voice."
+    return "This is what I sound like now."
 
 
 def _goodbye(talk: _Talk) -> Reply:
@@ -244,6 +252,10 @@ def _dice(talk: _Talk) -> Reply | None:
         if re.search(rf"\b({number}|{word})\b", talk.words):
             count = number
     return Reply(call=Call("roll_dice", {"count": min(count, _MAX_DICE)}))
+
+
+def _change_voice(talk: _Talk) -> Reply | None:
+    return Reply(call=Call("change_voice")) if "change_voice" in talk.tools else None
 
 
 def _time(talk: _Talk) -> Reply:
@@ -350,6 +362,7 @@ _TABLE: tuple[tuple[str, _Rule], ...] = (
     (r"\b(story|stories|tales?)\b", _story),
     (r"", _sum),
     (r"\b(roll|throw)\b.*\b(dice|die)\b", _dice),
+    (r"\b(change|switch|other|another|different)\b.*\bvoices?\b", _change_voice),
     (r"\bwhat (is )?(the )?time\b|\btime is it\b|\b(the|current) time\b", _time),
     (
         r"\b(what|which|tell|todays)\b.*\b(day|date|month|year)\b|\bwhat is today\b|^(the )?date$",

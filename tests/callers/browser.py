@@ -19,6 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
 POLL_SECONDS = 0.05
 WAIT_LIMIT = 30.0
@@ -189,6 +190,10 @@ class BrowserCaller:
 
         self.wait_for(try_it, f"the field {name}")
 
+    def choose(self, name: str, value: str) -> None:
+        """Take the option of a value in the list whose `data-testid` is `name`."""
+        Select(self._find(name)[0]).select_by_value(value)
+
     def screenshot(self, path: Path) -> None:
         """Save what the page looks like as a PNG file, making its folder where needed."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +210,19 @@ class BrowserCaller:
         """The visible text of the element whose `data-testid` is `name`; empty without one."""
         found = self._find(name)
         return found[0].text if found else ""
+
+    def options(self, name: str) -> dict[str, str]:
+        """What the list whose `data-testid` is `name` offers: each option's value, and its text."""
+        offered: dict[str, str] = self._run(
+            "return Object.fromEntries([...document.querySelector("
+            "`[data-testid='${arguments[0]}']`).options].map((o) => [o.value, o.text]))",
+            name,
+        )
+        return offered
+
+    def chosen(self, name: str) -> str:
+        """The value at which the list whose `data-testid` is `name` stands."""
+        return str(self._find(name)[0].get_property("value"))
 
     def turns(self, name: str) -> list[Turn]:
         """The transcript's turns of one side: `turn-user` or `turn-agent`."""

@@ -21,10 +21,12 @@ from pipecat.frames.frames import (
 from pipecat.tests.utils import run_test
 
 from services.errors import EngineError
+from services.settings import EngineSettings, SettingsError
 from services.stt import pocketsphinx
 from services.stt.engine import SAMPLE_RATE
-from services.stt.local import EngineSTTService
+from services.stt.local import LocalHearing
 from services.stt.pocketsphinx import MAX_SECONDS, PocketsphinxEngine
+from services.stt.service import HearingSTTService
 from tests.integration.speech import ROOT, spoken
 
 
@@ -40,7 +42,7 @@ def engine() -> Iterator[PocketsphinxEngine]:
 def own_engine() -> Iterator[PocketsphinxEngine]:
     """An engine for a test that does not."""
     engine = PocketsphinxEngine(timeout=5.0)
-    engine.warm()
+    engine.load()
     yield engine
     engine.close()
 
@@ -117,7 +119,7 @@ async def test_the_event_loop_runs_while_it_decodes(engine: PocketsphinxEngine) 
     In this process the loop would turn a handful of times: once or twice between two C calls.
     """
     pcm = spoken("dashwood")
-    engine.warm()
+    engine.load()
     decoding = asyncio.create_task(asyncio.to_thread(engine.transcribe, pcm, "en", Event()))
     turns = 0
     while not decoding.done():
@@ -154,7 +156,7 @@ def test_a_child_that_died_idle_costs_nothing(own_engine: PocketsphinxEngine) ->
 def test_a_child_that_hangs_is_given_up() -> None:
     """Past the limit the caller gets an error that names it, and the child is another."""
     engine = PocketsphinxEngine(timeout=3.0)
-    engine.warm()
+    engine.load()
     pid = pid_of(engine)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match="more than 3 s"):
@@ -189,7 +191,7 @@ def test_ctrl_c_is_for_the_parent(own_engine: PocketsphinxEngine) -> None:
 def test_close_ends_the_child() -> None:
     """After close no child is left, and a request says why it is refused."""
     engine = PocketsphinxEngine(timeout=10.0)
-    engine.warm()
+    engine.load()
     pid = pid_of(engine)
     engine.close()
     with pytest.raises(ProcessLookupError):
@@ -221,7 +223,7 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
             "import os, signal\n"
             "from services.stt.pocketsphinx import PocketsphinxEngine\n"
             "engine = PocketsphinxEngine(timeout=10.0)\n"
-            "engine.warm()\n"
+            "engine.load()\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n",
         ],
         stderr=subprocess.PIPE,
@@ -231,6 +233,29 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
     _, complaints = parent.communicate(timeout=30)
     assert parent.returncode == -signal.SIGKILL
     assert complaints == b""
+
+
+def test_the_child_imports_little() -> None:
+    """What only its parent needs would cost each child's start, and memory."""
+    heavy = ("pydantic", "httpx", "numpy", "services.catalog")
+    code = (
+        "import sys, services.stt.pocketsphinx\n"
+        f"print(*[name for name in {heavy!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
+
+
+def test_it_is_built_for_english_alone() -> None:
+    """Another language is blamed on the setting, and no process is left."""
+    with pytest.raises(SettingsError, match=r"^--language de: .*--stt whisper"):
+        pocketsphinx.build(EngineSettings(), "de", lambda *_: None)
+    loaded = pocketsphinx.build(EngineSettings(stt_timeout=20.0), "en", lambda *_: None)
+    assert loaded.engine.at_once == 1
+    assert loaded.engine.transcribe(spoken("clubs"), "en", Event()).text == "ten of clubs"
+    loaded.engine.close()
 
 
 async def test_speech_in_a_pipeline(engine: PocketsphinxEngine) -> None:
@@ -244,7 +269,8 @@ async def test_speech_in_a_pipeline(engine: PocketsphinxEngine) -> None:
     ]
     frames.append(VADUserStoppedSpeakingFrame())
     down, up = await run_test(
-        EngineSTTService(engine, language="en", limit=10.0), frames_to_send=frames
+        HearingSTTService(hearing=LocalHearing(engine), language="en", limit=10.0),
+        frames_to_send=frames,
     )
     (transcript,) = [frame for frame in down if isinstance(frame, TranscriptionFrame)]
     assert transcript.text == "go forward ten meters"

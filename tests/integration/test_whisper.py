@@ -4,11 +4,12 @@ import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Barrier, Event, Lock
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import faster_whisper
 import pytest
@@ -23,8 +24,12 @@ from pipecat.frames.frames import (
 from pipecat.tests.utils import run_test
 
 from services.errors import EngineError, UnavailableError
+from services.models import ModelStore
+from services.settings import EngineSettings, SettingsError
+from services.stt import whisper as whisper_module
 from services.stt.engine import SAMPLE_RATE
-from services.stt.local import BLANK, EngineSTTService
+from services.stt.local import LocalHearing
+from services.stt.service import BLANK, HearingSTTService
 from services.stt.whisper import WhisperEngine, choose_device, find_model
 from tests.fakes.model_hub import FakeModelHub
 from tests.integration.speech import spoken
@@ -92,7 +97,7 @@ def recorded(
 ) -> RecordedModel:
     """Let `engine` run a recorded model instead of its own."""
     model = RecordedModel(*outputs)
-    monkeypatch.setattr(engine, "_model", lambda: model)
+    monkeypatch.setattr(engine, "_model", lambda: nullcontext(model))
     return model
 
 
@@ -120,7 +125,7 @@ def test_an_unknown_language_is_one_line(engine: WhisperEngine) -> None:
     """An English-only model asked for German says so, rather than inventing English."""
     cure = r"whisper-tiny-random' hears English only, not 'de': choose a model without \.en$"
     with pytest.raises(EngineError, match=cure):
-        engine.warm("de")
+        engine.load("de")
     with pytest.raises(EngineError, match=cure):
         engine.transcribe(bytes(SAMPLE_RATE), "de", Event())
 
@@ -131,7 +136,7 @@ def test_a_language_that_no_model_knows_is_one_line(
     """A model of several languages says which they are."""
     recorded(monkeypatch, engine)
     with pytest.raises(EngineError, match=r"know the language 'tlh'; it knows en, it$"):
-        engine.warm("tlh")
+        engine.load("tlh")
 
 
 def test_the_model_is_loaded_once(
@@ -153,11 +158,57 @@ def test_the_model_is_loaded_once(
     def use(_number: int) -> None:
         engine = whisper(copy)
         both.wait(10)
-        engine.warm("en")
+        engine.load("en")
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(use, range(2)))
     assert loads == [str(copy)]
+
+
+def test_an_evicted_model_frees_its_memory(
+    tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the limits say so the model is gone; the next utterance loads it anew."""
+    store = ModelStore()
+    monkeypatch.setattr("services.stt.whisper.models", store)
+    engine = whisper(tiny_whisper)
+    engine.load("en")
+    with engine._model() as model:
+        alive = ref(model)
+        store.limit(0, None)
+        assert store.resident()
+    del model
+    assert store.resident() == ()
+    assert alive() is None
+    engine.load("en")
+
+
+def test_a_built_engine_hears(tiny_whisper: Path, tmp_path: Path) -> None:
+    """`build` takes the settings, loads the model and tells where it is."""
+    settings = EngineSettings(
+        cache=tmp_path, whisper_model=str(tiny_whisper), whisper_device="cpu", offline=True
+    )
+    loaded = whisper_module.build(settings, "en", lambda *_: None)
+    assert loaded.source == str(tiny_whisper)
+    assert loaded.model.startswith(f"{tiny_whisper.name} (cpu, ")
+    loaded.engine.transcribe(bytes(SAMPLE_RATE), "en", Event())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"whisper_model": "enormous"}, "--whisper-model: Whisper model 'enormous'"),
+        ({"whisper_compute_type": "int3"}, "--whisper-compute-type: "),
+        ({"whisper_model": "a/b/c"}, "--whisper-model: "),
+    ],
+)
+def test_a_wrong_setting_is_blamed(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    """One line that begins with the flag."""
+    settings = EngineSettings(cache=tmp_path, whisper_device="cpu", offline=True, **given)
+    with pytest.raises(SettingsError) as caught:
+        whisper_module.build(settings, "en", lambda *_: None)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
 
 
 def test_utterances_do_not_fight_over_the_cores(
@@ -178,7 +229,9 @@ def test_utterances_do_not_fight_over_the_cores(
             with lock:
                 running -= 1
 
-    monkeypatch.setattr(engine, "_model", lambda: Busy(("hello there", -0.2, 0.0)))
+    model = Busy(("hello there", -0.2, 0.0))
+    monkeypatch.setattr(engine, "_model", lambda: nullcontext(model))
+    assert engine.at_once == 2
     with ThreadPoolExecutor(8) as threads:
         texts = list(
             threads.map(lambda _: engine.transcribe(bytes(3200), "en", Event()).text, range(8))
@@ -256,7 +309,7 @@ def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nonsense")
     engine = whisper(tmp_path)
     with pytest.raises(EngineError, match="cannot be loaded"):
-        engine.warm("en")
+        engine.load("en")
 
 
 def test_an_unreachable_hub_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +347,7 @@ def test_a_model_is_fetched_once(
     with model_hub(monkeypatch, files):
         engine = whisper("base", tmp_path)
         assert engine.fetched
-        engine.warm("en")
+        engine.load("en")
     assert find_model("base", tmp_path, offline=False) == (engine.path, False)
 
 
@@ -361,7 +414,8 @@ async def test_recorded_outputs_in_a_pipeline(
     audio = InputAudioRawFrame(audio=spoken("goforward"), sample_rate=SAMPLE_RATE, num_channels=1)
     frames = [VADUserStartedSpeakingFrame(), audio, VADUserStoppedSpeakingFrame()]
     down, _ = await run_test(
-        EngineSTTService(engine, language="en", limit=10.0), frames_to_send=frames
+        HearingSTTService(hearing=LocalHearing(engine), language="en", limit=10.0),
+        frames_to_send=frames,
     )
     (transcript,) = [frame for frame in down if isinstance(frame, TranscriptionFrame)]
     assert transcript.text == text
