@@ -90,6 +90,36 @@ async def end_call(params: FunctionCallParams) -> None:
     await params.llm.push_frame(HangUpFrame())
 
 
+async def change_voice(params: FunctionCallParams, voice: str = "") -> None:
+    """Speak with another voice from the next sentence on.
+
+    Args:
+        params: The call, from Pipecat; the model sees only the others.
+        voice: Name of the voice or a part of it, or a language such as "en-GB"; leave out for any
+            other voice.
+    """
+    call = params.app_resources
+    voices = call.voices()
+    names = [info.name for info in voices]
+    # From the next one on, so that asking again and again goes through all of them.
+    after = names.index(call.voice) + 1 if call.voice in names else 0
+    wanted = voice.strip().casefold()
+    exact = [info for info in voices if info.name.casefold() == wanted]
+    close = [
+        info
+        for info in (*voices[after:], *voices[:after])
+        if wanted in f"{info.name} {info.label} {info.language}".casefold()
+    ]
+    found = next((info.name for info in exact + close), None)
+    if found is None:
+        await params.result_callback({"error": f"there is no such voice; there are: {names[:20]}"})
+    elif found == call.voice:
+        await params.result_callback({"error": "that is the voice you have; there is no other"})
+    else:
+        await call.set_voice(found)
+        await params.result_callback({"voice": found})
+
+
 async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) -> None:
     """Roll one or more dice.
 
@@ -107,7 +137,7 @@ async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) 
 
 
 TOOLS: Mapping[str, DirectFunction] = {
-    tool.__name__: tool for tool in (current_time, end_call, roll_dice)
+    tool.__name__: tool for tool in (current_time, end_call, change_voice, roll_dice)
 }
 """The tools that come with the agent, by name."""
 

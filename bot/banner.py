@@ -1,53 +1,22 @@
-"""What the agent prints at start: what it fetches, what it runs with, where to open it."""
+"""What the agent prints: what could run here; at start, what it runs with and where to open it."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
-from bot.agent import Agent
-from bot.engines import Engines
-from services.tts.voices import Progress as FetchProgress
+from bot.settings import Settings
+from services import catalog
+
+if TYPE_CHECKING:
+    from bot.agent import Agent
+    from bot.engines import Engines
 
 _console = Console(highlight=False, markup=False)
 
 
-@contextmanager
-def progress() -> Iterator[FetchProgress]:
-    """A bar for each file that is fetched.
-
-    Yields:
-        A function to call with a file's name, the bytes had and the bytes in all; safe in threads.
-    """
-    columns = (
-        TextColumn("fetching {task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console) as bars:
-        tasks = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total or None)
-            bars.update(tasks[name], completed=done, total=total or None)
-
-        yield report
-
-
-def show(engines: Engines, agent: Agent, listener: socket.socket) -> None:
+def show(engines: "Engines", agent: "Agent", listener: socket.socket) -> None:
     """Print what the agent runs with, and the address to open."""
     table = Table(title=f"{agent.name} is ready", title_justify="left", title_style="bold")
     for heading in ("", "with", "from", "better"):
@@ -58,3 +27,22 @@ def show(engines: Engines, agent: Agent, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     _console.print(f"Open http://{shown}:{port} and talk. Ctrl-C stops.")
+
+
+def show_choices(settings: Settings) -> None:
+    """Print every engine, whether it can run here, and what it lacks.
+
+    Args:
+        settings: The settings in force: an engine may lack one of them.
+    """
+    table = Table(title_justify="left", title_style="bold")
+    for heading in ("", "setting", "here", "lacks"):
+        table.add_column(heading, overflow="fold")
+    kinds = (("speaks", "tts", catalog.TTS), ("hears", "stt", catalog.STT))
+    for role, flag, rows in (*kinds, ("thinks", "llm", catalog.LLM)):
+        for row in rows:
+            lacks = row.lacks(settings)
+            table.add_row(role, f"--{flag} {row.name}", "no" if lacks else "yes", lacks)
+            role = ""  # noqa: PLW2901
+        table.add_section()
+    _console.print(table)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
@@ -30,8 +31,10 @@ from bot.settings import Settings
 from processors.hang_up import HangUpFrame
 from processors.latency import latency_observer
 from processors.rtvi import CallerRTVIProcessor
+from services.errors import UnknownVoiceError
 from services.stt.engine import SAMPLE_RATE as EAR_RATE
-from services.tts.local import EngineTTSSettings
+from services.tts.engine import VoiceInfo
+from services.tts.service import SpeechTTSSettings
 
 CLIENT_READY_SECONDS = 1.0
 """How long the greeting waits for a client that opened a data channel to say that it is ready."""
@@ -74,7 +77,11 @@ class Call:
             awaits_client: Whether an RTVI client is expected, which the greeting then waits for.
         """
         self.id = uuid4().hex
+        self.voice = ""
+        """The voice that the next sentence is spoken with; empty while nobody speaks."""
+        self._wanted = voice or engines.wanted_voice()
         self._engines = engines
+        self._choose_voice()
         self._agent = agent
         self._settings = settings
         self._awaits_client = awaits_client
@@ -86,7 +93,7 @@ class Call:
             transport,
             engines.stt(agent),
             engines.llm(agent),
-            engines.tts(voice),
+            engines.tts(self.voice),
             agent,
             settings,
         )
@@ -102,6 +109,8 @@ class Call:
             # Silence is the caller's right: idle prompts and the longest call end a call instead.
             idle_timeout_secs=None,
             conversation_id=self.id,
+            # What tools find in `params.app_resources`.
+            app_resources=self,
             rtvi_processor=CallerRTVIProcessor(),
             rtvi_observer_params=RTVIObserverParams(metrics_enabled=False),
         )
@@ -132,6 +141,36 @@ class Call:
         await self._worker.rtvi.interrupt_bot()
         await self._worker.queue_frame(HangUpFrame(goodbye=say, reason=reason.value))
 
+    def voices(self) -> tuple[VoiceInfo, ...]:
+        """The voices that the call may change to."""
+        return self._engines.voices()
+
+    async def set_voice(self, name: str) -> None:
+        """Speak the next sentence with another voice; what is being spoken goes on as it is.
+
+        Args:
+            name: One of `voices`.
+
+        Raises:
+            UnknownVoiceError: It is none of them.
+        """
+        if not self._engines.has_voice(name):
+            raise UnknownVoiceError(f"there is no voice {name[:80]!r}")
+        self._wanted = name
+        await self.update_voices()
+
+    async def update_voices(self) -> None:
+        """Have the voice that was asked for, or what stands in for it, and tell the client.
+
+        To be called when the voices are others than before.
+        """
+        before = self.voice
+        self._choose_voice()
+        if self.voice not in ("", before):
+            delta = SpeechTTSSettings(voice=self.voice)
+            await self._worker.queue_frame(TTSUpdateSettingsFrame(delta=delta))
+        await self._tell_voices()
+
     async def cancel(self) -> None:
         """End the call at once."""
         await self._runner.cancel()
@@ -151,6 +190,7 @@ class Call:
         @rtvi.event_handler("on_client_ready")
         async def ready(_: RTVIProcessor) -> None:
             self._client_ready.set()
+            await self._tell_voices()
 
         @rtvi.event_handler("on_client_message")
         async def message(rtvi: RTVIProcessor, message: ClientMessage) -> None:
@@ -211,11 +251,34 @@ class Call:
     async def _set_voice(self, rtvi: RTVIProcessor, message: ClientMessage) -> None:
         """Speak the next sentence with the voice that the client asks for."""
         voice = message.data.get("voice") if isinstance(message.data, dict) else None
-        if not isinstance(voice, str) or not self._engines.has_voice(voice):
-            await rtvi.send_error_response(message, f"there is no voice {str(voice)[:80]!r}")
-            return
-        await self._worker.queue_frame(TTSUpdateSettingsFrame(delta=EngineTTSSettings(voice=voice)))
-        await rtvi.send_server_response(message, {"voice": voice})
+        try:
+            await self.set_voice(str(voice))
+        except UnknownVoiceError as error:
+            await rtvi.send_error_response(message, str(error))
+        else:
+            await rtvi.send_server_response(message, {"voice": self.voice})
+
+    def _choose_voice(self) -> None:
+        """Take the voice that was asked for; while it is away, one that is there."""
+        engines = self._engines
+        self._wanted = engines.find_voice(self._wanted) or self._wanted or engines.first_voice()
+        if engines.has_voice(self._wanted):
+            self.voice = self._wanted
+        elif not engines.has_voice(self.voice):
+            self.voice = engines.closest_voice(self._wanted)
+
+    async def _tell_voices(self) -> None:
+        """Tell the client which voices there are, the call's own, and the one it asked for."""
+        if self._client_ready.is_set():
+            await self._send(
+                {
+                    "type": "voices",
+                    "call": self.id,
+                    "voice": self.voice,
+                    "wanted": self._wanted,
+                    "voices": [asdict(voice) for voice in self.voices()],
+                }
+            )
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Tell the call's client something, as an RTVI server message."""
@@ -286,6 +349,16 @@ class Calls:
             # is enough.
             gc.collect()
         self._trimming = asyncio.get_running_loop().run_in_executor(None, trim_memory)
+
+    async def follow_voices(self, engines: Engines) -> None:
+        """Keep the calls' voices up to date for as long as they can change.
+
+        Args:
+            engines: What the calls speak with.
+        """
+        async for _ in engines.voice_changes():
+            for call in self:
+                await call.update_voices()
 
     async def drain(self, seconds: float, say: str) -> None:
         """Admit no more calls, and return when the last has ended.

@@ -1,10 +1,10 @@
 """What an agent speaks, hears and thinks with: chosen by the settings, loaded once a process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from loguru import logger
@@ -13,16 +13,28 @@ from pipecat.services.llm_service import LLMService
 from bot.agent import Agent
 from bot.settings import OPENAI_MODEL, Settings, SettingsError
 from services import catalog, detectors
-from services.errors import EngineError, UnavailableError
 from services.llm.ollama import find_ollama, ollama_base_url
 from services.llm.openai import openai_client, openai_llm
 from services.llm.responder import ResponderLLMService
-from services.stt.engine import HearingEngine
-from services.stt.local import EngineSTTService
-from services.tts import voices
-from services.tts.engine import SpeechEngine, VoiceInfo
-from services.tts.local import EngineTTSService, EngineTTSSettings
+from services.settings import blame, masked
+from services.stt.hearing import Hearing
+from services.stt.local import LocalHearing
+from services.stt.remote import RemoteHearing
+from services.stt.service import HearingSTTService
+from services.tts.engine import VoiceInfo
+from services.tts.local import LocalSpeech
+from services.tts.remote import RemoteSpeech
+from services.tts.service import SpeechTTSService, SpeechTTSSettings
+from services.tts.speech import Speech
 from services.tts.voices import Progress
+from services.worker.leases import workers_at
+from services.worker.pool import WorkerPool
+
+WORKER_SECONDS = 5.0
+"""How long the start waits for workers."""
+
+LOOK_SECONDS = 60.0
+"""How often the workers' voices are looked at without news of a worker."""
 
 VOICE_RATE = 24000
 """Samples a second that a caller is given: Opus carries all of it."""
@@ -61,46 +73,82 @@ class Mind:
 
 
 class Engines:
-    """The engines of a process, shared by its calls."""
+    """The engines of a process, shared by its calls.
+
+    Attributes:
+        speech: What speaks.
+        hearing: What hears.
+        parts: What is printed of what speaks, hears and thinks.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        speech: tuple[SpeechEngine, Part],
-        hearing: tuple[HearingEngine, Part],
+        speech: tuple[Speech, Part],
+        hearing: tuple[Hearing, Part],
         mind: tuple[Mind, Part],
+        *,
+        voice: str = "",
+        speakers: WorkerPool | None = None,
+        hearers: WorkerPool | None = None,
     ) -> None:
         """Hold engines that are loaded.
 
         Args:
             settings: The settings in force.
-            speech: What speaks.
+            speech: What speaks; closed with this, as the others are.
             hearing: What hears.
             mind: What thinks.
+            voice: The voice that calls begin with; empty, or one that is not there, for the first.
+            speakers: The workers that `speech` speaks through, closed by it.
+            hearers: The workers that `hearing` hears through, closed by it.
         """
         self._settings = settings
+        self._voice = voice
+        self._speakers = speakers
+        self._hearers = hearers
+        self._pools = {pool for pool in (speakers, hearers) if pool is not None}
         self.speech, speaks = speech
-        self._hearing, hears = hearing
+        self.hearing, hears = hearing
         self._mind, thinks = mind
         self.parts = (speaks, hears, thinks)
 
-    def tts(self, voice: str | None = None) -> EngineTTSService:
+    async def open(self) -> None:
+        """Connect to workers, and wait a while for one of each kind to be there.
+
+        Without them calls are taken all the same: `ready` tells whether that makes sense.
+        """
+        for pool in self._pools:
+            pool.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WORKER_SECONDS):
+                while not self.ready:
+                    for pool in self._pools:
+                        await pool.wait_for_change(0.1)
+        if not self.ready:
+            logger.warning("no worker speaks or none hears: calls will be mute or deaf until then")
+
+    @property
+    def ready(self) -> bool:
+        """Whether somebody speaks and somebody hears: only workers can be away."""
+        return bool(self.voices()) and (self._hearers is None or self._hearers.has("transcribe"))
+
+    def tts(self, voice: str) -> SpeechTTSService:
         """A call's voice.
 
         Args:
-            voice: One of `voices`; None for the first of them.
+            voice: One of `voices`; empty for the default one.
         """
-        voice = voice or self.voices()[0].name
-        return EngineTTSService(
-            engine=self.speech,
-            settings=EngineTTSSettings(voice=voice, speed=self._settings.tts_speed),
+        return SpeechTTSService(
+            speech=self.speech,
+            settings=SpeechTTSSettings(voice=voice, speed=self._settings.tts_speed),
             first_clause_words=self._settings.tts_first_clause_words,
         )
 
-    def stt(self, agent: Agent) -> EngineSTTService:
+    def stt(self, agent: Agent) -> HearingSTTService:
         """A call's ear, for the agent's language."""
-        return EngineSTTService(
-            self._hearing,
+        return HearingSTTService(
+            hearing=self.hearing,
             language=_language(self._settings, agent),
             limit=self._settings.stt_timeout,
         )
@@ -113,9 +161,48 @@ class Engines:
         """The voices that a call may have without a download, the settings' own first."""
         return self.speech.voices()
 
+    def wanted_voice(self) -> str:
+        """The voice that a call is to have, which a worker may yet bring; empty for any."""
+        return self._voice if self._speakers else self.first_voice()
+
+    def first_voice(self) -> str:
+        """The voice that a call begins with; empty while nobody speaks."""
+        default = next((voice.name for voice in self.voices()), "")
+        return self.find_voice(self._voice) or default
+
+    def find_voice(self, wanted: str) -> str:
+        """The name of a voice that is asked for as `ENGINE/NAME`, or `NAME`; empty without one."""
+        names = (voice.name for voice in self.voices())
+        return next((name for name in names if wanted in (name, name.rpartition("/")[2])), "")
+
     def has_voice(self, name: str) -> bool:
         """Whether a call may have the voice `name`."""
         return any(voice.name == name for voice in self.voices())
+
+    def closest_voice(self, name: str) -> str:
+        """The voice that comes closest to `name`; empty while nobody speaks."""
+        client = self._speakers.choose("speak", name) if self._speakers else None
+        if self._speakers is None or client is None or client.lease is None:
+            return self.first_voice()
+        lease = client.lease
+        default = next((voice.name for voice in lease.voices), "")
+        close = f"{lease.engine}/{self._speakers.voice_at(client, name) or default}"
+        return close if self.has_voice(close) else self.first_voice()
+
+    async def voice_changes(self) -> AsyncIterator[None]:
+        """Yield whenever the voices are others than before.
+
+        Ends at once where no worker speaks: the voices then stay as they are.
+        """
+        if self._speakers is None:
+            return
+        known = self.voices()
+        while True:
+            await self._speakers.wait_for_change(LOOK_SECONDS)
+            # Most of the news is of how busy a worker is.
+            while (now := self.voices()) != known:
+                known = now
+                yield
 
     def about(self) -> dict[str, Any]:
         """What a client may know: engine and model of each part, and the voices."""
@@ -123,20 +210,18 @@ class Engines:
         return {
             "tts": {
                 "engine": speaks.engine,
-                "voice": speaks.model,
-                "voices": [
-                    {"name": v.name, "label": v.label, "language": v.language}
-                    for v in self.voices()
-                ],
+                "voice": self.first_voice(),
+                "voices": [asdict(voice) for voice in self.voices()],
             },
             "stt": {"engine": hears.engine, "model": hears.model},
             "llm": {"engine": thinks.engine, "model": thinks.model},
         }
 
     async def close(self) -> None:
-        """Let go of processes and connections."""
-        await asyncio.to_thread(self._hearing.close)
-        await self._mind.close()
+        """Let go of threads, processes and connections."""
+        async with AsyncExitStack() as stack:
+            for part in (self.speech, self.hearing, self._mind):
+                stack.push_async_callback(part.close)
 
 
 def load_engines(settings: Settings, agent: Agent, progress: Progress) -> Engines:
@@ -151,14 +236,26 @@ def load_engines(settings: Settings, agent: Agent, progress: Progress) -> Engine
         SettingsError: A setting names what is not there.
         EngineError: An engine cannot be used.
     """
-    # The ear first: pocketsphinx starts a process, which costs least before models are loaded.
-    hearing = _hearing(settings, agent)
-    try:
+    speakers = _pool(settings, settings.tts)
+    hearers = speakers if settings.stt == settings.tts else _pool(settings, settings.stt)
+    with ExitStack() as undo:
+        # The ear first: pocketsphinx starts a process, which costs least before models are loaded.
+        hearing = _hearing(settings, agent, progress, hearers)
+        undo.callback(lambda: asyncio.run(hearing[0].close()))
         detectors.preload()
-        return Engines(settings, _speech(settings, agent, progress), hearing, _mind(settings))
-    except BaseException:
-        hearing[0].close()
-        raise
+        speech = _speech(settings, agent, progress, speakers)
+        undo.callback(lambda: asyncio.run(speech[0].close()))
+        engines = Engines(
+            settings,
+            speech,
+            hearing,
+            _mind(settings),
+            voice=settings.tts_voice or agent.voice or "",
+            speakers=speakers,
+            hearers=hearers,
+        )
+        undo.pop_all()
+    return engines
 
 
 def _language(settings: Settings, agent: Agent) -> str:
@@ -166,127 +263,57 @@ def _language(settings: Settings, agent: Agent) -> str:
     return (agent.language or settings.language).partition("-")[0].lower()
 
 
-def _hearing(settings: Settings, agent: Agent) -> tuple[HearingEngine, Part]:
-    asked = settings.stt
-    reason = "whisper is not installed"
-    if asked != "pocketsphinx":
-        row = catalog.choice(catalog.STT, "whisper")
-        if asked == "whisper":
-            row.require("--stt whisper")
-        if row.installed:
-            try:
-                return _whisper(settings, agent)
-            except UnavailableError as error:
-                if asked == "whisper":
-                    raise
-                reason = str(error)
-    catalog.choice(catalog.STT, "pocketsphinx").require(f"--stt {asked}")
-    from services.stt.pocketsphinx import PocketsphinxEngine
-
-    if asked == catalog.AUTO:
-        logger.info("hearing with pocketsphinx: {}", reason)
-    if (language := _language(settings, agent)) != "en":
-        raise SettingsError(
-            f"--language {language}: pocketsphinx hears English alone; use --stt whisper"
-        )
-    engine = PocketsphinxEngine(timeout=settings.stt_timeout)
-    engine.warm()
-    better = "" if asked != catalog.AUTO else "Whisper, once its model is here: --whisper-model DIR"
-    return engine, Part("hears", "pocketsphinx", "en-us", "its own package", better)
+def _hearing(
+    settings: Settings, agent: Agent, progress: Progress, hearers: WorkerPool | None
+) -> tuple[Hearing, Part]:
+    if hearers:
+        return RemoteHearing(hearers), Part("hears", "workers", "theirs", masked(settings.stt))
+    loaded = catalog.load_ear(settings, settings.stt, _language(settings, agent), progress)
+    name = loaded.engine.name
+    part = Part("hears", name, loaded.model, loaded.source, loaded.better)
+    return LocalHearing(loaded.engine), part
 
 
-def _whisper(settings: Settings, agent: Agent) -> tuple[HearingEngine, Part]:
-    from services.stt.whisper import WhisperEngine, choose_device
-
-    with _blame("--whisper-device"):
-        choose_device(settings.whisper_device, "auto")
-    with _blame("--whisper-compute-type"):
-        choose_device(settings.whisper_device, settings.whisper_compute_type)
-    with _blame("--whisper-model"):
-        engine = WhisperEngine(
-            settings.whisper_model,
-            cache=settings.cache / "whisper",
-            device=settings.whisper_device,
-            compute_type=settings.whisper_compute_type,
-            offline=settings.offline,
-        )
-        engine.warm(_language(settings, agent))
-    source = "fetched just now" if engine.fetched else str(engine.path)
-    model = f"{Path(settings.whisper_model).name} ({engine.device}, {engine.compute_type})"
-    return engine, Part("hears", "whisper", model, source)
-
-
-@contextmanager
-def _blame(setting: str) -> Iterator[None]:
-    """Put the setting before what an engine, which knows no settings, says of its value."""
-    try:
-        yield
-    except UnavailableError:
-        raise
-    except EngineError as error:
-        raise SettingsError(f"{setting}: {error}") from None
-    except Exception as error:
-        # Libraries raise what they like for a name or a file that they cannot use.
-        raise SettingsError(f"{setting}: cannot be used: {' '.join(str(error).split())}") from None
-
-
-def _speech(settings: Settings, agent: Agent, progress: Progress) -> tuple[SpeechEngine, Part]:
-    catalog.choice(catalog.TTS, settings.tts).require(f"--tts {settings.tts}")
-    from services.tts.piper import PiperEngine
-
-    asked = settings.tts_voice or agent.voice or voices.DEFAULT_VOICE
-    better = ""
-    with _blame("--tts-voice"):
-        try:
-            name, source = asked, _find_voice(settings, asked, progress)
-        except UnavailableError as error:
-            logger.info("speaking with the embedded voice: {}", error)
-            name, source = voices.embedded_name(VOICE_RATE), "embedded"
-            better = f"--tts-voice {asked}, where the hub can be reached"
-    engine = PiperEngine(
-        settings.cache / "piper",
-        default_voice=name,
-        speaker=settings.piper_speaker,
-        noise_scale=settings.piper_noise,
-        noise_w_scale=settings.piper_noise_w,
-        volume=settings.tts_volume,
-        sentence_silence=settings.piper_sentence_silence,
-        threads=settings.tts_threads,
-        hub=settings.piper_hub,
-        progress=progress,
+def _speech(
+    settings: Settings, agent: Agent, progress: Progress, speakers: WorkerPool | None
+) -> tuple[Speech, Part]:
+    spare = settings.tts_fallback
+    if not speakers:
+        if spare:
+            raise SettingsError(
+                f"--tts-fallback {spare}: it is for --tts ws://… or redis://…; leave it out"
+            )
+        return _local(settings, settings.tts, settings.tts_voice or agent.voice, progress, "--tts")
+    fallback = _local(settings, spare, None, progress, "--tts-fallback")[0] if spare else None
+    speech = RemoteSpeech(
+        speakers, fallback=fallback, first_audio_limit_s=settings.worker_first_audio
     )
-    with _blame("--piper-speaker" if settings.piper_speaker else "--tts-voice"):
-        engine.load()
-    return engine, Part("speaks", "piper", engine.voices()[0].name, source, better)
+    return speech, Part("speaks", "workers", "theirs", masked(settings.tts))
 
 
-def _find_voice(settings: Settings, name: str, progress: Progress) -> str:
-    """Where a voice is, for a person to read; fetched if need be.
+def _local(
+    settings: Settings, name: str, voice: str | None, progress: Progress, flag: str
+) -> tuple[Speech, Part]:
+    """An engine of this process."""
+    loaded = catalog.load_voice(settings, name, voice, progress, flag)
+    part = Part("speaks", loaded.engine.name, loaded.model, loaded.source, loaded.better)
+    return LocalSpeech(loaded.engine), part
 
-    Raises:
-        UnavailableError: It is not here, and cannot be fetched.
-        UnknownVoiceError: There is no such voice.
-    """
-    if name.endswith(".onnx"):
-        return str(voices.local_voice(Path(name)).resolve())
-    cache = settings.cache / "piper"
-    here = voices.find_voice(name, cache)
-    if here is not None:
-        return "embedded" if name in voices.EMBEDDED else str(here)
-    if settings.offline:
-        raise UnavailableError(f"voice {name} is not here, and --offline forbids to fetch it")
-    voices.resolve(name, cache, settings.piper_hub, progress)
-    return "fetched just now"
+
+def _pool(settings: Settings, place: str) -> WorkerPool | None:
+    """The workers at `ws://…,ws://…`, or those of a `redis://…`; None for an engine's name."""
+    if "://" not in place:
+        return None
+    token = settings.worker_token
+    return WorkerPool(workers_at(place), token.get_secret_value() if token else None)
 
 
 def _mind(settings: Settings) -> tuple[Mind, Part]:
     key = settings.openai_api_key
     asked = settings.llm
+    if asked != catalog.AUTO:
+        catalog.choice(catalog.LLM, asked).require(f"--llm {asked}", settings)
     if asked == "openai" or (asked == catalog.AUTO and (key or settings.openai_base_url)):
-        if not key and not settings.openai_base_url:
-            raise SettingsError(
-                "--llm openai: set OPENAI_API_KEY, or OPENAI_BASE_URL where no key is wanted"
-            )
         if settings.openai_base_url and not settings.llm_model:
             raise SettingsError(f"--llm-model: name a model that {settings.openai_base_url} has")
         model = settings.llm_model or OPENAI_MODEL
@@ -298,11 +325,6 @@ def _mind(settings: Settings) -> tuple[Mind, Part]:
         if found:
             part = Part("thinks", "ollama", found, settings.ollama_url)
             return _openai(settings, None, ollama_base_url(settings.ollama_url), found), part
-        if asked == "ollama":
-            raise SettingsError(
-                f"--llm ollama: no Ollama with a model answers at {settings.ollama_url}; "
-                "start it, or set --ollama-url"
-            )
     better = "a language model: set OPENAI_API_KEY, or start Ollama"
     part = Part("thinks", "builtin", "a few rules", "built in", better)
     return Mind(lambda agent: ResponderLLMService(name=agent.name), _nothing), part
@@ -313,7 +335,7 @@ async def _nothing() -> None:
 
 
 def _openai(settings: Settings, key: str | None, base_url: str | None, model: str) -> Mind:
-    with _blame("OPENAI_BASE_URL, or a proxy in the environment"):
+    with blame("OPENAI_BASE_URL, or a proxy in the environment"):
         client = openai_client(key, base_url)
 
     def service(agent: Agent) -> LLMService[Any]:

@@ -27,7 +27,7 @@ from bot.settings import Settings
 from processors.hang_up import HangUp
 from processors.llm_apology import LLMApology
 from services.detectors import SharedSileroVADAnalyzer, SharedSmartTurnAnalyzer
-from services.tts.local import EngineTTSService
+from services.tts.service import SpeechTTSService
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def build(
     transport: BaseTransport,
     stt: STTService,
     llm: LLMService[Any],
-    tts: EngineTTSService,
+    tts: SpeechTTSService,
     agent: Agent,
     settings: Settings,
 ) -> Conversation:

@@ -1,30 +1,29 @@
 """The HTTP application: what it serves, how large a request may be, how it stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bot.agent import Agent
 from bot.call import Calls
 from bot.engines import Engines
+from bot.server import calls as calls_in_progress
 from bot.server import health, web
 from bot.settings import Settings
+from services.guard import Guard
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest request body: an SDP offer is a few kilobytes."""
 
 BODY_SECONDS = 10.0
 """How long a request body may take to arrive."""
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-"""What this machine calls itself."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; connect-src 'self'; media-src 'self' blob: mediastream:; "
@@ -46,20 +45,31 @@ def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        voices = asyncio.create_task(calls.follow_voices(engines), name="voices")
         yield
+        voices.cancel()
+        with suppress(asyncio.CancelledError):
+            await voices
         await offers.close()
 
     app = FastAPI(title="Parley", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(health.router(calls))
+    app.include_router(health.router(calls, engines))
+    app.include_router(calls_in_progress.router(calls))
     app.include_router(web.router(offers, engines, agent))
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
-    app.middleware("http")(_guard(settings))
+    app.add_middleware(PageHeaders)
+    app.add_middleware(
+        Guard,
+        host=settings.host,
+        allowed_origins=settings.allowed_origins,
+        cure="; --allowed-origins adds an origin",
+    )
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
-            allow_methods=["GET", "POST", "PATCH"],
+            allow_methods=["GET", "POST", "PATCH", "PUT"],
             allow_headers=["content-type"],
         )
     # Last, since it answers every path that nothing else does.
@@ -75,44 +85,29 @@ async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": f"{where or 'body'}: {first['msg']}"}, status_code=422)
 
 
-def _guard(
-    settings: Settings,
-) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """What every request passes: whom it asks for, where it comes from, and what a page may do.
+class PageHeaders:
+    """Says with every answer what a page of it may do."""
 
-    A page elsewhere that a person has open could otherwise reach an agent on their machine: by
-    asking for it as it is, or under a name of its own that it has resolve to 127.0.0.1.
-    """
-    allowed = set(settings.allowed_origins)
-    loopback = settings.host in LOOPBACK
-    names = LOOPBACK | {urlsplit(origin).hostname for origin in allowed}
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application.
 
-    async def guard(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        host = request.headers.get("host", "")
-        origin = request.headers.get("origin")
-        if loopback and _netloc_name(host) not in names:
-            detail = "this name is not served; --allowed-origins adds its origin"
-            return JSONResponse({"detail": detail}, status_code=403)
-        if origin and origin not in allowed and origin.partition("://")[2] != host:
-            detail = "this origin may not call; --allowed-origins adds it"
-            return JSONResponse({"detail": detail}, status_code=403)
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
+        Args:
+            app: What answers.
+        """
+        self._app = app
 
-    return guard
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
 
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+            await send(message)
 
-def _netloc_name(netloc: str) -> str | None:
-    """The name in `name:port`; None where it is malformed."""
-    try:
-        return urlsplit(f"//{netloc}").hostname
-    except ValueError:
-        return None
+        await self._app(scope, receive, send_with_headers)
 
 
 class BodyLimit:

@@ -3,18 +3,20 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from services.tts.voices import embedded_name
 from tests.callers.audio import Samples, save_wav, silence
 from tests.callers.browser import BrowserCaller
 from tests.callers.recordings import Recording
-from tests.callers.server import ROOT, AgentServer
+from tests.callers.server import ROOT, AgentServer, WorkerServer
 from tests.callers.webrtc import SAMPLE_RATE, WebRTCCaller
-from tests.e2e.conftest import MAX_CALLS
+from tests.e2e.conftest import FLAGS, MAX_CALLS
 
 pytestmark = pytest.mark.browser
 
@@ -29,6 +31,9 @@ IN_CALL = ("listening", "thinking", "speaking")
 
 MUTE_SECONDS = 0.1
 """How soon after the news of an interruption the page must have silenced the agent."""
+
+OTHER_VOICE = Path(".cache/models/piper-small.onnx")
+"""A voice that only one of two workers has."""
 
 Mouth = Callable[..., Path]
 
@@ -163,3 +168,65 @@ def test_a_refused_microphone_is_said_on_the_page(server: AgentServer) -> None:
         page.wait_for(lambda: "microphone" in page.text("error").lower(), "the reason")
         page.screenshot(PICTURES / "page-no-microphone.png")
         assert server.calls() == 0
+
+
+def spoken(worker: WorkerServer) -> float:
+    """How many utterances a worker has spoken to their end."""
+    lines = httpx.get(worker.url + "/metrics").text.splitlines()
+    done = (line for line in lines if "utterances_total{" in line and 'outcome="done"' in line)
+    return sum(float(line.split()[-1]) for line in done)
+
+
+def answer(page: BrowserCaller) -> None:
+    """Ask something in writing, and wait until the agent has answered."""
+    before = len(page.messages("bot-stopped-speaking"))
+    page.type("text-input", "What is 7 times 6?")
+    page.click("text-send")
+    page.wait_for(
+        lambda: len(page.messages("bot-stopped-speaking")) > before, "the end of the answer"
+    )
+
+
+@pytest.mark.skipif(not OTHER_VOICE.exists(), reason="made by `make models`")
+def test_voices_come_and_go_under_a_call(mouth: Mouth) -> None:
+    """The list is that of the workers, what is chosen speaks next, and what is away comes back."""
+    mine, other = f"piper/{embedded_name(24000)}", f"piper/{OTHER_VOICE.stem}"
+    with ExitStack() as stack:
+        start = stack.enter_context
+        first = start(WorkerServer("--offline", "--engine", "piper"))
+        flags = ("--engine", "piper", "--tts-voice", str(OTHER_VOICE))
+        second = start(WorkerServer("--offline", *flags))
+        places = f"{first.address},{second.address}"
+        server = start(AgentServer("--tts", places, "--tts-voice", mine, *FLAGS[2:]))
+        page = start(BrowserCaller(server.url, mouth(1.0)))
+        page.wait_for(lambda: other in page.options("voice"), "the voices")
+        page.click("connect")
+        page.wait_for_state(*IN_CALL)
+        page.wait_for(lambda: page.messages("bot-stopped-speaking"), "the end of the greeting")
+        assert page.chosen("voice") == mine
+        assert page.options("voice")[mine] == "Piper · slt tiny, 24k (en-US)"
+        assert (spoken(first), spoken(second)) == (1, 0)
+        calls = server.get("/calls")["calls"]
+        page.screenshot(PICTURES / "page-voices.png")
+
+        page.choose("voice", other)
+        answer(page)
+        assert page.chosen("voice") == other
+        assert (spoken(first), spoken(second)) == (1, 1)
+        assert server.get("/calls")["calls"] == [{**calls[0], "voice": other}]
+
+        second.stop()
+        page.wait_for(lambda: other not in page.options("voice"), "the shorter list")
+        assert page.chosen("voice") == mine
+        assert "is away" in page.text("voice-note")
+        page.screenshot(PICTURES / "page-voice-away.png")
+        answer(page)
+        assert spoken(first) == 2
+
+        second.start()
+        page.wait_for(lambda: page.chosen("voice") == other, "the voice that was away")
+        assert page.text("voice-note") == ""
+        page.click("hangup")
+        page.wait_for_state("ended")
+        assert page.console() == []
+        assert server.get("/calls")["calls"] == []

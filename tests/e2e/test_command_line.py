@@ -65,6 +65,11 @@ def taken_port() -> Iterator[int]:
         (("--tts-voice", "x" * 300 + ".onnx"), "--tts-voice", "xxx"),
         (("--language", "xx"), "--language", "--stt whisper"),
         (("--llm", "openai"), "--llm openai", "OPENAI_API_KEY"),
+        (("--tts", "openai"), "--tts openai", "--tts-base-url"),
+        (("--stt", "openai"), "--stt openai", "--stt-base-url"),
+        (("--tts", "http://a:7001"), "--tts", "ws://a:7001"),
+        (("--tts-loudness", "loud"), "--tts-loudness", "number"),
+        (("--tts-references", "missing", "--tts", "cosyvoice"), "--tts cosyvoice", "pip install"),
     ],
 )
 def test_a_wrong_setting_is_one_line(flags: tuple[str, ...], setting: str, cure: str) -> None:
@@ -87,12 +92,30 @@ def test_a_port_in_use_is_one_line(taken_port: int) -> None:
         ("piper", (), "parley[piper]"),
         ("faster_whisper", ("--stt", "whisper"), "parley[whisper]"),
         ("pocketsphinx", (), "parley[pocketsphinx]"),
+        ("pocket_tts", ("--tts", "pocket"), "parley[pocket]"),
     ],
 )
 def test_a_missing_extra_is_named(module: str, flags: tuple[str, ...], extra: str) -> None:
     """A package that is not installed is one line with the command that installs it."""
     said = complaint(run(*OFFLINE, *flags, before=f"import sys; sys.modules[{module!r}] = None"))
     assert f"pip install '{extra}'" in said
+
+
+def test_the_list_says_what_can_run_here() -> None:
+    """`--list` shows every engine, and the cure for those that lack something; it exits with 0."""
+    wide = "import os, sys; os.environ['COLUMNS'] = '250'; sys.modules['pocket_tts'] = None"
+    result = run("--list", "--ollama-url", "http://127.0.0.1:9", before=wide)
+    assert result.returncode == 0, result.stderr
+    rows = {}
+    for line in result.stdout.splitlines():
+        if "--" in line:
+            _, setting, here, lacks = (cell.strip() for cell in line.strip("│").split("│"))
+            rows[setting] = (here, lacks)
+    assert rows["--tts piper"] == ("yes", "")
+    assert rows["--tts pocket"][0] == "no"
+    assert rows["--tts pocket"][1].endswith("pip install 'parley[pocket]'")
+    assert rows["--llm builtin"] == ("yes", "")
+    assert "start it" in rows["--llm ollama"][1]
 
 
 def test_a_bad_agent_file_names_the_key(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -40,10 +39,10 @@ def remembered(server: LocalServer) -> list[str]:
     return turns[1].split()
 
 
-def timeline(engines: Engines, texts: Sequence[str]) -> list[Word]:
+async def timeline(engines: Engines, texts: Sequence[str]) -> list[Word]:
     """Where each word of consecutive texts lies, in seconds from the first one's first sound."""
-    engine, voice = engines.speech, engines.parts[0].model
-    spoken = [list(engine.speak(text, voice, 1.0, Event())) for text in texts]
+    voice = engines.parts[0].model
+    spoken = [[chunk async for chunk in engines.speech.speak(text, voice, 1.0)] for text in texts]
     lengths = [sum(len(c.pcm) / 2 / c.sample_rate for c in chunks) for chunks in spoken]
     words = [
         Word(word.text, word.start + offset, word.end + offset)
@@ -80,7 +79,8 @@ async def test_the_context_holds_what_a_webrtc_caller_heard(
         await caller.wait_for_words(2, answered - 0.5)
 
         told = [s.text for s in caller.segments.values() if asked <= s.at < talk.end]
-        check(remembered(local_server), timeline(engines, told), silent - begun, EDGE)
+        words = await timeline(engines, told)
+        check(remembered(local_server), words, silent - begun, EDGE)
 
 
 @pytest.mark.browser
@@ -120,4 +120,4 @@ async def test_the_context_holds_what_a_browser_played(
             return words, list(told.values()), sounds[-1] - sounds[0]
 
     words, told, heard = await asyncio.to_thread(call)
-    check(words, timeline(engines, told), heard, BROWSER_EDGE)
+    check(words, await timeline(engines, told), heard, BROWSER_EDGE)

@@ -28,6 +28,8 @@ import {
   readStart,
   readTurnLatency,
   readUserInput,
+  readVoiceState,
+  type VoiceState,
 } from "./protocol";
 import { Transcript, type Turn } from "./transcript";
 
@@ -49,6 +51,8 @@ export interface CallEvents {
   /** A turn has come or has changed. */
   turn(turn: Turn): void;
   latency(waterfall: Waterfall): void;
+  /** The voices that there are, or the one that the agent has, may be others than before. */
+  voices(state: VoiceState): void;
   /** Something went wrong, and the call goes on. */
   notice(problem: Problem): void;
   /** The browser plays no sound until the caller has touched the page: {@link Call.unlockSound}. */
@@ -148,16 +152,16 @@ export class Call {
   /**
    * Opens the microphone, asks the server for a session, and connects to it.
    *
-   * @param voice - The voice that the agent shall speak with, or undefined for its own.
+   * @param voice - Resolves to the voice that the agent shall speak with, or undefined for its own.
    */
-  async start(voice: string | undefined): Promise<void> {
+  async start(voice: Promise<string | undefined>): Promise<void> {
     try {
       this.events.phase("microphone");
       await this.client.initDevices();
       if (this.over) return;
       this.micLevel.listen(this.microphone.track);
       this.events.phase("connecting");
-      const { sessionId, iceServers } = await this.requestSession(voice);
+      const { sessionId, iceServers } = await this.requestSession(await voice);
       if (this.over) return;
       await this.connect(sessionId, iceServers);
       if (this.over) return;
@@ -389,6 +393,8 @@ export class Call {
       window.setTimeout(() => this.disconnected(), CLOSE_TIMEOUT);
       return;
     }
+    const voices = readVoiceState(data);
+    if (voices) this.events.voices(voices);
     const latency = readTurnLatency(data);
     if (!latency) return;
     await this.readStats();

@@ -9,21 +9,28 @@ import {
   hideProblem,
   showAgent,
   showEnd,
+  showEngines,
   showLatency,
   showLevels,
   showMuted,
   showPhase,
   showProblem,
+  showVoices,
   TranscriptView,
 } from "./view";
+import { VoiceList } from "./voices";
 
 const VOICE_KEY = "parley.voice";
 
 let agent: AgentInfo | undefined;
 let call: Call | undefined;
 let phase: Phase = "connecting";
-/** The voice that the agent speaks with, as far as the page knows. */
-let voice: string | undefined;
+/** The voice that the caller chose last, now or another time. */
+let chosen = recall();
+/** Changes of voice that the bot has not confirmed: the list stands where the caller put it. */
+let pending = 0;
+
+const voices = new VoiceList();
 
 const transcript = new TranscriptView();
 const figure = new Figure(controls.figure, (now) => {
@@ -45,10 +52,23 @@ async function loadAgent(): Promise<void> {
     return;
   }
   showAgent(agent);
-  const remembered = recall();
-  const known = agent.tts.voices.some(({ name }) => name === remembered);
-  voice = known ? remembered : agent.tts.voice;
-  controls.voice.value = voice ?? "";
+  const known = agent.tts.voices.some(({ name }) => name === chosen);
+  const voice = known && chosen ? chosen : agent.tts.voice;
+  voices.update({ voices: agent.tts.voices, voice, wanted: voice });
+  showVoice();
+}
+
+/** Shows the voice that the agent speaks with, and those it could have. */
+function showVoice(): void {
+  showVoices(voices, pending === 0);
+  if (agent) showEngines(agent, voices.voice);
+}
+
+/** The voice that a call is to begin with; undefined for the agent's own. */
+async function firstVoice(): Promise<string | undefined> {
+  // The page may be an old one, and its voices gone.
+  await loadAgent();
+  return voices.voice === agent?.tts.voice ? undefined : voices.voice;
 }
 
 /** The voice that the caller chose last time, where the browser lets pages remember. */
@@ -70,7 +90,6 @@ function remember(name: string): void {
 
 function startCall(): void {
   if (call) return;
-  if (!agent) void loadAgent();
   transcript.clear(agent?.name ?? "");
   const started = new Call(controls.audio, {
     phase(now) {
@@ -85,6 +104,10 @@ function startCall(): void {
     latency(waterfall) {
       showLatency(waterfall);
       transcript.showLatency(waterfall);
+    },
+    voices(state) {
+      voices.update(state);
+      showVoice();
     },
     notice: showProblem,
     soundLocked() {
@@ -111,7 +134,7 @@ function startCall(): void {
   });
   call = started;
   told = 0;
-  void started.start(voice === agent?.tts.voice ? undefined : voice);
+  void started.start(firstVoice());
 }
 
 /** How many turns a screen reader has been given. */
@@ -135,16 +158,18 @@ function tellTurns(turns: readonly Turn[], all: boolean): void {
 }
 
 async function changeVoice(): Promise<void> {
-  const before = voice;
-  const wanted = controls.voice.value;
+  const name = controls.voice.value;
+  pending += 1;
   try {
-    voice = call ? await call.setVoice(wanted) : wanted;
-    remember(voice);
+    const voice = call ? await call.setVoice(name) : name;
+    voices.update({ voices: voices.voices, voice, wanted: voice });
+    chosen = name;
+    remember(name);
   } catch (error) {
-    voice = before;
     if (error instanceof ProblemError) showProblem(error.problem);
   }
-  controls.voice.value = voice ?? "";
+  pending -= 1;
+  showVoice();
 }
 
 async function sendText(): Promise<void> {

@@ -12,6 +12,13 @@ export interface Voice {
   language: string;
 }
 
+/** The voices that a call may have now, the one that it has, and the one that was asked for. */
+export interface VoiceState {
+  voices: readonly Voice[];
+  voice: string;
+  wanted: string;
+}
+
 /** Who answers and with what, from `GET /api/agent`. */
 export interface AgentInfo {
   name: string;
@@ -79,16 +86,20 @@ export function readAgentInfo(body: unknown): AgentInfo | undefined {
     tts: {
       engine: text(tts.engine),
       voice: text(tts.voice),
-      voices: items(tts.voices).flatMap((item) => {
-        const voice = fields(item);
-        const name = text(voice?.name);
-        if (!name) return [];
-        return [{ name, label: text(voice?.label) || name, language: text(voice?.language) }];
-      }),
+      voices: readVoices(tts.voices),
     },
     stt: { engine: text(stt.engine), model: text(stt.model) },
     llm: { engine: text(llm.engine), model: text(llm.model) },
   };
+}
+
+function readVoices(list: unknown): Voice[] {
+  return items(list).flatMap((item) => {
+    const voice = fields(item);
+    const name = text(voice?.name);
+    if (!name) return [];
+    return [{ name, label: text(voice?.label) || name, language: text(voice?.language) }];
+  });
 }
 
 /**
@@ -131,6 +142,14 @@ export function readTurnLatency(data: unknown): TurnLatency | undefined {
       return [{ key, label: text(stage.label) || key, ms: stage.ms }];
     }),
   };
+}
+
+/** Reads a `voices` server message. */
+export function readVoiceState(data: unknown): VoiceState | undefined {
+  const message = fields(data);
+  if (message?.type !== "voices") return undefined;
+  const voice = text(message.voice);
+  return { voices: readVoices(message.voices), voice, wanted: text(message.wanted) || voice };
 }
 
 /** Reads a `call-ended` server message. */

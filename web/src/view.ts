@@ -3,6 +3,7 @@ import { formatMs, type Waterfall } from "./latency";
 import type { Problem } from "./problems";
 import type { AgentInfo } from "./protocol";
 import { saidText, type Turn, unsaidText } from "./transcript";
+import { groupVoices, type VoiceList } from "./voices";
 
 /** The element with an id, which index.html has. */
 function element<T extends HTMLElement>(id: string): T {
@@ -128,7 +129,7 @@ export function showMuted(muted: boolean): void {
   controls.mute.title = muted ? "Unmute" : "Mute";
 }
 
-/** Shows who answers, and what it speaks, hears and thinks with. */
+/** Shows who answers. */
 export function showAgent(agent: AgentInfo): void {
   element("agent-name").textContent = agent.name === "Parley" ? "" : agent.name;
   document.title = agent.name && agent.name !== "Parley" ? `${agent.name} – Parley` : "Parley";
@@ -136,8 +137,12 @@ export function showAgent(agent: AgentInfo): void {
   if (document.documentElement.dataset.state === "idle") {
     lede.textContent = "A conversation out loud. Interrupt whenever you like.";
   }
+}
+
+/** Shows what the agent speaks, with the voice of this name, hears and thinks with. */
+export function showEngines(agent: AgentInfo, voice: string): void {
   const engines: [string, string][] = [
-    ["Speaks", [agent.tts.engine, agent.tts.voice].filter(Boolean).join(" · ")],
+    ["Speaks", [agent.tts.engine, voice].filter(Boolean).join(" · ")],
     ["Hears", [agent.stt.engine, agent.stt.model].filter(Boolean).join(" · ")],
     ["Thinks", [agent.llm.engine, agent.llm.model].filter(Boolean).join(" · ")],
   ];
@@ -146,26 +151,37 @@ export function showAgent(agent: AgentInfo): void {
       .filter(([, value]) => value)
       .flatMap(([name, value]) => [create("dt", "", name), create("dd", "", value)]),
   );
-  showVoices(agent);
 }
 
-function showVoices({ tts }: AgentInfo): void {
-  const byLanguage = new Map<string, HTMLOptionElement[]>();
-  for (const voice of tts.voices) {
-    const options = byLanguage.get(voice.language) ?? [];
-    options.push(new Option(voice.label, voice.name));
-    byLanguage.set(voice.language, options);
+/**
+ * Shows which voices there are, and what has to be said of the present one.
+ *
+ * @param select - Whether the list is to stand at the present one; it stays where it is otherwise.
+ */
+export function showVoices(list: VoiceList, select: boolean): void {
+  const { voice } = controls;
+  const groups = groupVoices(list.voices);
+  const shown = JSON.stringify(groups);
+  // A list that is replaced closes in the caller's hands.
+  if (voice.dataset.shown !== shown) {
+    const { value } = voice;
+    const made = groups.map(({ name, voices }) => {
+      const group = document.createElement("optgroup");
+      group.label = name;
+      group.append(...voices.map((one) => new Option(one.text, one.name)));
+      return group;
+    });
+    const single = made.length === 1 ? made[0] : undefined;
+    voice.replaceChildren(...(single ? single.children : made));
+    voice.value = value;
+    voice.dataset.shown = shown;
   }
-  const groups = [...byLanguage].map(([language, options]) => {
-    const group = document.createElement("optgroup");
-    group.label = language;
-    group.append(...options);
-    return group;
-  });
-  const single = groups.length === 1 ? groups[0] : undefined;
-  controls.voice.replaceChildren(...(single ? single.children : groups));
-  controls.voice.disabled = tts.voices.length < 2;
-  element("voice-field").hidden = tts.voices.length === 0;
+  if (select) voice.value = list.voice;
+  // One that is disabled loses the focus.
+  voice.disabled = list.voices.length < 2 && voice !== document.activeElement;
+  element("voice-field").hidden = list.voices.length === 0;
+  const note = list.note();
+  if (element("voice-note").textContent !== note) element("voice-note").textContent = note;
 }
 
 /** Shows how loud both sides are, each 0 to 1. */

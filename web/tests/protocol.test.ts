@@ -8,6 +8,7 @@ import {
   readCallEnded,
   readTurnLatency,
   readUserInput,
+  readVoiceState,
 } from "../src/protocol";
 
 test("bot-output tells a segment's progress, and text that is not spoken counts as said", () => {
@@ -34,6 +35,7 @@ test("messages of another form are ignored, not thrown over", () => {
     assert.equal(readUserInput(data), undefined);
     assert.equal(readTurnLatency(data), undefined);
     assert.equal(readCallEnded(data), undefined);
+    assert.equal(readVoiceState(data), undefined);
   }
 });
 
@@ -56,4 +58,16 @@ test("a busy server's problem says when to try again", () => {
   );
   assert.equal(refused(503, "try again at noon", "5").advice, "Try again at noon.");
   assert.match(refused(400, "there is no voice 'x'", null).advice, /no voice 'x'\./);
+});
+
+test("the voices of a call are read, and nothing else is taken for them", () => {
+  const voice = { name: "piper/a", label: "A", language: "en-US" };
+  const told = { type: "voices", call: "1", voice: "piper/a", voices: [voice, { label: "b" }] };
+  assert.deepEqual(readVoiceState(told), {
+    voices: [voice],
+    voice: "piper/a",
+    wanted: "piper/a",
+  });
+  assert.equal(readVoiceState({ ...told, wanted: "piper/z" })?.wanted, "piper/z");
+  assert.deepEqual(readVoiceState({ type: "voices" }), { voices: [], voice: "", wanted: "" });
 });
