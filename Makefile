@@ -23,7 +23,7 @@ run: .venv/run.done web/dist/index.html
 test: .venv/test.done web/dist/index.html system-packages models check
 	PYTEST_ADDOPTS="$$(tools/without-browser.sh)" $(BIN)/python -m pytest $(ARGS)
 
-bench: .venv/test.done web/dist/index.html system-packages models $(MODELS)/piper-medium.onnx
+bench: .venv/test.done web/dist/index.html system-packages models
 	$(BIN)/python -m bench $(ARGS)
 
 check: .venv/test.done web/node_modules/done
@@ -49,9 +49,10 @@ format: .venv/test.done
 	$(BIN)/$(PIP) -r requirements-test.lock
 	@touch $@
 
-.venv-models/done: requirements-models.lock
+.venv-models/done: requirements-models.lock pyproject.toml
 	tools/venv.sh .venv-models $(PYTHON)
 	.venv-models/bin/$(PIP) -r requirements-models.lock
+	.venv-models/bin/$(PIP) --no-deps --editable .
 	@touch $@
 
 lock: .venv/test.done
@@ -78,7 +79,9 @@ web/dist/index.html: web/node_modules/done $(PAGE)
 
 .PHONY: models
 models: $(MODELS)/piper-small.onnx $(MODELS)/piper-small-speakers.onnx \
-	$(MODELS)/whisper-tiny-random/model.bin .cache/speech/goforward.wav
+	$(MODELS)/piper-medium.onnx $(MODELS)/whisper-tiny-random/model.bin \
+	$(MODELS)/pocket-tiny-random/pocket.yaml $(MODELS)/csm-tiny-random/config.json \
+	.cache/speech/goforward.wav
 
 $(MODELS)/piper-small.onnx: tools/models/make_piper_voice.py | .venv-models/done
 	.venv-models/bin/python $< $@ --quality small
@@ -90,6 +93,12 @@ $(MODELS)/piper-medium.onnx: tools/models/make_piper_voice.py | .venv-models/don
 	.venv-models/bin/python $< $@ --quality medium
 
 $(MODELS)/whisper-tiny-random/model.bin: tools/models/make_whisper.py | .venv-models/done
+	.venv-models/bin/python $< $(@D)
+
+$(MODELS)/pocket-tiny-random/pocket.yaml: tools/models/make_pocket.py | .venv-models/done
+	.venv-models/bin/python $< $@
+
+$(MODELS)/csm-tiny-random/config.json: tools/models/make_csm.py | .venv-models/done
 	.venv-models/bin/python $< $(@D)
 
 .cache/speech/goforward.wav: tools/models/fetch_recordings.py .venv/test.done

@@ -19,11 +19,13 @@ from loguru import logger
 from bench import report
 from bench.figures import Figure
 from bench.first_audio import first_audio
+from bench.handover import kill, swap
 from bench.latency import greeting, interruption
 from bench.loop_lag import loop_lag
 from bench.memory import left_behind, live
 from bench.mind import PacedModel
 from bench.sides import FULL_SIZE_VOICE, RECORDINGS, WHISPER
+from bench.workers import cancel, eight_at_once, remote_first_audio
 
 Measure = Callable[[Mapping[str, str], bool], Awaitable[list[Figure]]]
 """Takes the variables by which a server finds its language model, and whether to be quick."""
@@ -35,6 +37,11 @@ BENCHMARKS: dict[str, Measure] = {
     "loop-lag": loop_lag,
     "live-memory": live,
     "memory-left": left_behind,
+    "remote-first-audio": remote_first_audio,
+    "worker-cancel": cancel,
+    "worker-swap": swap,
+    "worker-kill": kill,
+    "eight-at-once": eight_at_once,
 }
 
 LIMIT_SECONDS = 300

@@ -41,10 +41,11 @@ class Figure:
         name: What was measured.
         unit: The unit of both sides and, unless `relative`, of the bound.
         ours: Our side.
-        peer: The stock side; None where it has no such figure.
+        peer: The peer's; None where it has no such figure.
         bound: The most that is allowed; None for a figure that is only reported.
         relative: Whether the bound is on our share of the peer's value instead of on ours.
         note: What a reader must know to judge it.
+        peer_name: Who the peer is.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Figure:
     bound: float | None
     relative: bool = False
     note: str = ""
+    peer_name: str = "stock Pipecat"
 
     @property
     def ratio(self) -> float | None:
@@ -73,6 +75,7 @@ class Figure:
             "unit": self.unit,
             "ours": _number(self.ours.value),
             "peer": _number(self.peer.value) if self.peer else None,
+            "peer_name": self.peer_name if self.peer else None,
             "ratio": _number(self.ratio) if self.ratio is not None else None,
             "bound": self.bound,
             "bound_on": None if self.bound is None else "ratio" if self.relative else "ours",

@@ -28,9 +28,10 @@ from piper import PiperVoice
 
 from bench.figures import Figure, Sample
 from bench.sides import FULL_SIZE_VOICE
-from services.tts.local import EngineTTSService
+from services.tts.local import LocalSpeech
 from services.tts.piper import PiperEngine
 from services.tts.piper_model import Scales, load_model
+from services.tts.service import SpeechTTSService
 
 BOUND = 0.40
 """Of the stock service's time."""
@@ -111,6 +112,7 @@ async def first_audio(mind: Mapping[str, str], quick: bool) -> list[Figure]:
     voice = FULL_SIZE_VOICE
     engine = PiperEngine(voice.parent, default_voice=str(voice))
     await asyncio.to_thread(engine.load)
+    speech = LocalSpeech(engine)
     stock = await asyncio.to_thread(
         lambda: PiperTTSService(
             download_dir=voice.parent, settings=PiperTTSService.Settings(voice=voice.stem)
@@ -120,7 +122,7 @@ async def first_audio(mind: Mapping[str, str], quick: bool) -> list[Figure]:
     async with AsyncExitStack() as stack:
         speakers = [
             await stack.enter_async_context(_running(service))
-            for service in (EngineTTSService(engine=engine, first_clause_words=4), stock)
+            for service in (SpeechTTSService(speech=speech, first_clause_words=4), stock)
         ]
         for speaker in speakers:
             await speaker.time_to_audio(SENTENCES[0])
@@ -128,6 +130,7 @@ async def first_audio(mind: Mapping[str, str], quick: bool) -> list[Figure]:
             for sentence in SENTENCES:
                 for speaker, seconds in zip(speakers, measured, strict=True):
                     seconds.append(1000 * await speaker.time_to_audio(sentence))
+    await speech.close()
     ours, peer = (Sample.median(seconds) for seconds in measured)
     name = "Piper: first audio of a 15-word sentence"
     return [
@@ -140,7 +143,7 @@ def _identity(path: Path) -> Figure:
     """The largest difference of any sample from what the voice's graph gives in one run.
 
     The figure compares the float audio of our pieces, joined, with the graph's own. The note does
-    the same for 16-bit samples: those that our engine gives at a gain of one, and those that
+    the same for 16-bit samples: those that our engine gives, and those that
     `PiperVoice.synthesize` gives, with the peak to which it raises each sentence undone. The
     voice's noise is zero, so that each run draws the same.
     """
@@ -151,7 +154,7 @@ def _identity(path: Path) -> Figure:
         raise ValueError(f"{path.name} is to have noise scales of 0")
     whole = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     model = load_model(path, config.hop_length, threads=1)
-    engine = PiperEngine(path.parent, default_voice=str(path), gain=1.0)
+    engine = PiperEngine(path.parent, default_voice=str(path))
     pieces, spoken, stock = [], [], []
     for sentence in SENTENCES:
         (phonemes,) = voice.phonemize(sentence)

@@ -33,12 +33,18 @@ STORY = " ".join(
 class PacedModel:
     """The endpoint, while its context is entered.
 
-    A request gets `STORY` if the caller has asked for one since the agent last spoke, and else
+    A request gets the story if the caller has asked for one since the agent last spoke, and else
     `ANSWER`. The last message alone would not do: what the recogniser makes of earlier speech may
     come behind it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, story: str = STORY) -> None:
+        """Prepare the endpoint.
+
+        Args:
+            story: What it tells who asks for a story.
+        """
+        self._story = story
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._complete)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -70,7 +76,7 @@ class PacedModel:
         with contextlib.suppress(ConnectionResetError):
             await asyncio.sleep(FIRST_TOKEN_SECONDS)
             await response.prepare(request)
-            for number, word in enumerate((STORY if story else ANSWER).split()):
+            for number, word in enumerate((self._story if story else ANSWER).split()):
                 token = f" {word}" if number else word
                 await response.write(_event(body["model"], {"content": token}))
                 await asyncio.sleep(TOKEN_SECONDS)

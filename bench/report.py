@@ -34,17 +34,19 @@ PACKAGES = (
 
 def show(figures: Sequence[Figure]) -> None:
     """Print the table."""
-    table = Table(title="Parley beside a stock Pipecat bot", title_justify="left")
+    table = Table(title="Parley beside its peers", title_justify="left")
     table.add_column("figure")
-    for heading in ("ours", "stock", "ratio", "must be", "n"):
+    for heading in ("ours", "peer", "ratio", "must be", "n"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for figure in figures:
-        of = " of stock" if figure.relative else f" {figure.unit}".rstrip()
+        of = " of peer" if figure.relative else f" {figure.unit}".rstrip()
         table.add_row(
             f"{figure.name}\n[dim]{figure.note}[/dim]" if figure.note else figure.name,
             _cell(figure.ours, figure.unit),
-            _cell(figure.peer, figure.unit) if figure.peer else "",
+            f"{_cell(figure.peer, figure.unit)}\n[dim]{figure.peer_name}[/dim]"
+            if figure.peer
+            else "",
             f"{figure.ratio:.2f}" if figure.ratio is not None else "",
             f"≤ {figure.bound:g}{of}" if figure.bound is not None else "",
             str(figure.ours.n),

@@ -16,6 +16,13 @@ FULL_SIZE_VOICE = ROOT / ".cache/models/piper-medium.onnx"
 WHISPER = ROOT / ".cache/models/whisper-tiny-random"
 """Hears words that nobody said: good enough for what is measured, which is not what was heard."""
 
+FLAGS = (
+    *("--offline", "--stt", "whisper", "--whisper-model", str(WHISPER), "--llm", "openai"),
+    # A call of the stock bot may be silent for as long as it likes.
+    *("--idle-seconds", "0"),
+)
+"""What each of our servers is told."""
+
 RECORDINGS = ROOT / ".cache/speech"
 
 
@@ -26,13 +33,18 @@ def ours(mind: Mapping[str, str], lag: Path | None = None) -> AgentServer:
         mind: The variables by which it finds its language model.
         lag: Where a probe in its event loop writes; None for no probe.
     """
-    flags = (
-        *("--offline", "--tts-voice", str(VOICE)),
-        *("--stt", "whisper", "--whisper-model", str(WHISPER), "--llm", "openai"),
-        # A call of the stock bot may be silent for as long as it likes.
-        *("--idle-seconds", "0"),
-    )
-    return _server("bot/main.py", "/health", flags, mind, lag)
+    return _server("bot/main.py", "/health", ("--tts-voice", str(VOICE), *FLAGS), mind, lag)
+
+
+def through_workers(mind: Mapping[str, str], place: str, *flags: str) -> AgentServer:
+    """`bot/main.py` whose voice is in workers, not yet started.
+
+    Args:
+        mind: The variables by which it finds its language model.
+        place: What `--tts` takes: the workers' addresses, or that of a Redis.
+        flags: More of its flags.
+    """
+    return _server("bot/main.py", "/health", ("--tts", place, *FLAGS, *flags), mind, None)
 
 
 def peer(mind: Mapping[str, str], lag: Path | None = None) -> AgentServer:
