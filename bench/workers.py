@@ -119,7 +119,8 @@ async def _through(worker: WorkerServer) -> AsyncIterator[RemoteSpeech]:
     speech = RemoteSpeech(pool, first_audio_limit_s=SILENCE_LIMIT_S)
     try:
         async with asyncio.timeout(SILENCE_LIMIT_S):
-            await pool.wait_for_worker()
+            while not pool.has("speak"):
+                await pool.wait_for_change(1)
         await _speak(speech, SENTENCES[0])
         yield speech
     finally:

@@ -14,8 +14,9 @@ from bot.agent import Agent
 from bot.settings import OPENAI_MODEL, Settings, SettingsError
 from services import catalog, detectors
 from services.llm.ollama import find_ollama, ollama_base_url
-from services.llm.openai import openai_client, openai_llm
+from services.llm.openai import openai_llm
 from services.llm.responder import ResponderLLMService
+from services.openai_endpoint import openai_client
 from services.settings import blame, masked
 from services.stt.hearing import Hearing
 from services.stt.local import LocalHearing

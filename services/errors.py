@@ -19,3 +19,8 @@ class UnavailableError(EngineError):
 
 class BusyError(EngineError):
     """Whoever would do it has as much to do as it can do well; ask again, or ask another."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of bearable length; its class where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,8 +7,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-"""What this machine calls itself."""
+from services.reach import LOOPBACK
 
 
 class Guard:

@@ -16,7 +16,6 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Resident(Generic[T]):
     model: T
-    cost: int
     close: Callable[[T], None] | None
     users: int = 0
     idle_since: float = 0.0
@@ -46,18 +45,13 @@ class ModelStore:
         self._ttl_s: float | None = None
         # The one whose use began or ended last is the last.
         self._resident: OrderedDict[str, _Resident[object]] = OrderedDict()
-        # Keys of models that are being loaded or freed, and the cost of those being loaded.
-        self._busy: set[str] = set()
-        self._coming = 0
+        # Keys of models that are being loaded, and of those being freed.
+        self._coming: set[str] = set()
+        self._going: set[str] = set()
 
     @contextmanager
     def use(
-        self,
-        key: str,
-        load: Callable[[], T],
-        *,
-        cost: int = 1,
-        close: Callable[[T], None] | None = None,
+        self, key: str, load: Callable[[], T], *, close: Callable[[T], None] | None = None
     ) -> Iterator[T]:
         """Use the model under `key`, loaded with `load` if it is not there.
 
@@ -68,14 +62,13 @@ class ModelStore:
             key: What the model is, for example `piper:/path/to/voice.onnx`.
             load: Makes the model. When it raises, nothing is stored and whoever asks next, or is
                 waiting, tries again.
-            cost: How much of the cap it takes.
             close: Called with the model before it is freed, for those that hold more than memory.
                 It asks the store for nothing.
 
         Yields:
             The model.
         """
-        resident = self._enter(key, load, cost, close)
+        resident = self._enter(key, load, close)
         try:
             yield resident.model
         finally:
@@ -83,13 +76,13 @@ class ModelStore:
 
     def get(self, key: str, load: Callable[[], T]) -> T:
         """The model under `key`, in use from now on until the process ends; see `use`."""
-        return self._enter(key, load, 1, None).model
+        return self._enter(key, load, None).model
 
     def limit(self, cap: int | None, ttl_s: float | None) -> None:
         """Set how much may stay, and free what is too much.
 
         Args:
-            cap: The most that the models may cost together; None for no limit.
+            cap: How many models may be in memory; None for no limit.
             ttl_s: Seconds that a model may stay unused; None for no limit. Looked at when a model
                 is taken or left, and in `evict`.
         """
@@ -113,29 +106,27 @@ class ModelStore:
             return tuple(self._resident)
 
     def _enter(
-        self, key: str, load: Callable[[], T], cost: int, close: Callable[[T], None] | None
+        self, key: str, load: Callable[[], T], close: Callable[[T], None] | None
     ) -> _Resident[T]:
         with self._changed:
-            self._changed.wait_for(lambda: key not in self._busy)
+            self._changed.wait_for(lambda: key not in self._coming | self._going)
             if key in self._resident:
                 # Whoever uses a key knows what it stands for.
                 found: _Resident[T] = self._resident[key]  # type: ignore[assignment]
                 found.users += 1
                 self._resident.move_to_end(key)
                 return found
-            self._busy.add(key)
-            self._coming += cost
+            self._coming.add(key)
             doomed = self._doom()
         loaded: _Resident[T] | None = None
         try:
             # First, so that there is room for the new one.
             self._free(doomed)
-            loaded = _Resident(load(), cost, close, users=1)
+            loaded = _Resident(load(), close, users=1)
             return loaded
         finally:
             with self._changed:
-                self._coming -= cost
-                self._busy.remove(key)
+                self._coming.remove(key)
                 if loaded is not None:
                     self._resident[key] = loaded  # type: ignore[assignment]
                 self._changed.notify_all()
@@ -150,7 +141,7 @@ class ModelStore:
 
     def _doom(self) -> list[tuple[str, _Resident[object]]]:
         """Take out what has to go; to be called with the lock, and `_free` without it."""
-        size = sum(resident.cost for resident in self._resident.values()) + self._coming
+        size = len(self._resident) + len(self._coming)
         now = self._clock()
         doomed = []
         for key, resident in list(self._resident.items()):
@@ -160,8 +151,8 @@ class ModelStore:
             too_old = self._ttl_s is not None and now - resident.idle_since >= self._ttl_s
             if too_many or too_old:
                 del self._resident[key]
-                self._busy.add(key)
-                size -= resident.cost
+                self._going.add(key)
+                size -= 1
                 doomed.append((key, resident))
         return doomed
 
@@ -177,7 +168,7 @@ class ModelStore:
                 # Before anybody loads it anew.
                 del resident
                 with self._changed:
-                    self._busy.remove(key)
+                    self._going.remove(key)
                     self._changed.notify_all()
             logger.debug("{} is not in memory any more", key)
 

@@ -7,8 +7,7 @@ a socket cannot be called back: a task on a loop can, wherever it is, and its co
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, wait
-from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +16,8 @@ import httpx
 import openai
 from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
-from services.errors import BusyError, EngineError, UnknownVoiceError
+from services.errors import BusyError, EngineError, UnknownVoiceError, one_line
+from services.reach import LOOPBACK
 
 T = TypeVar("T")
 
@@ -36,6 +36,38 @@ _POLL_S = 0.02
 _END_LIMIT_S = 2.0
 
 _NO_KEY = "none"  # The SDK wants one; endpoints without keys ignore it.
+
+
+def openai_client(api_key: str | None, base_url: str | None, *, retries: int = 1) -> AsyncOpenAI:
+    """A client of the official SDK, to be shared by all that ask an endpoint.
+
+    A client of its own would cost each call 16 ms of a blocked event loop, most of it spent on
+    reading the root certificates, and a TLS handshake before its first answer. Close it when the
+    process ends (`await client.close()`); it belongs to the event loop that first uses it.
+
+    Args:
+        api_key: What the endpoint wants to see; None where it wants nothing.
+        base_url: The endpoint's address; None for OpenAI's own.
+        retries: How often the SDK asks again after a failure that may pass.
+    """
+    # Connections stay open from one turn to the next. The SDK takes the limits of either
+    # generation of its HTTP client.
+    limits: Any = httpx.Limits(
+        max_keepalive_connections=100, max_connections=1000, keepalive_expiry=None
+    )
+    return AsyncOpenAI(
+        api_key=api_key or _NO_KEY,
+        base_url=base_url or OPENAI_URL,
+        # Waiting for an answer has limits of its own, where it is waited for; the SDK's would
+        # start anew with each attempt.
+        timeout=openai.Timeout(None, connect=CONNECT_S),
+        max_retries=retries,
+        http_client=DefaultAsyncHttpxClient(
+            limits=limits,
+            # A proxy from the environment cannot reach this machine's own loopback.
+            trust_env=urlsplit(base_url or OPENAI_URL).hostname not in LOOPBACK,
+        ),
+    )
 
 
 class Endpoint:
@@ -61,23 +93,9 @@ class Endpoint:
         self.is_openai = parts.hostname == urlsplit(OPENAI_URL).hostname
         self._key = api_key
         self._silence_s = silence_s
-        # Connections stay open from one sentence to the next. The SDK takes the limits of either
-        # generation of its HTTP client.
-        limits: Any = httpx.Limits(max_keepalive_connections=20, keepalive_expiry=None)
-        local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-        self._client = AsyncOpenAI(
-            api_key=api_key or _NO_KEY,
-            base_url=base_url or OPENAI_URL,
-            timeout=openai.Timeout(None, connect=CONNECT_S),
-            # The SDK waits between attempts, for as long as the endpoint says: nobody would speak
-            # meanwhile, though another worker could.
-            max_retries=0,
-            http_client=DefaultAsyncHttpxClient(
-                limits=limits,
-                # A proxy from the environment cannot reach this machine's own loopback.
-                trust_env=not local,
-            ),
-        )
+        # The SDK waits between attempts, for as long as the endpoint says: nobody would speak
+        # meanwhile, though another worker could.
+        self._client = openai_client(api_key, base_url, retries=0)
         self._closing = Lock()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop
@@ -134,24 +152,22 @@ class Endpoint:
         Raises:
             EngineError: As from `ask`.
         """
-        opened: list[AbstractAsyncContextManager[AsyncAPIResponse[bytes]]] = []
-
-        async def begin() -> AsyncAPIResponse[bytes]:
-            opened.append(request(self._client))
-            return await opened[-1].__aenter__()
-
+        opened = AsyncExitStack()
         try:
             answer = None
             with self._explained(about):
                 try:
-                    response = self._retried(begin, stop)
+                    response = self._retried(
+                        lambda: opened.enter_async_context(request(self._client)), stop
+                    )
                     answer = Answer(response.headers, self._pieces(response, stop, about))
                 except _StoppedError:
                     pass
             yield answer
         finally:
-            for manager in opened:
-                self._spawn(partial(manager.__aexit__, None, None, None))
+            # The loop does it; nobody waits for that.
+            if not self._closed:
+                asyncio.run_coroutine_threadsafe(opened.aclose(), self._loop)
 
     def close(self) -> None:
         """End what is under way, close the connections and the thread. Safe to call twice."""
@@ -217,15 +233,6 @@ class Endpoint:
         except CancelledError:
             raise _StoppedError from None
 
-    def _spawn(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Do something on the loop that nobody waits for."""
-
-        async def quietly() -> None:
-            await work()
-
-        if not self._closed:
-            asyncio.run_coroutine_threadsafe(quietly(), self._loop)
-
     @contextmanager
     def _explained(self, about: str) -> Iterator[None]:
         """Tell as one line what went wrong."""
@@ -240,10 +247,12 @@ class Endpoint:
         except TimeoutError:
             raise EngineError(f"{self.host} was silent for {self._silence_s:g} s") from None
         except openai.APIConnectionError as error:
-            raise EngineError(f"{self.host} cannot be reached: {_line(error)}") from None
+            raise EngineError(
+                f"{self.host} cannot be reached: {one_line(error.__cause__ or error)}"
+            ) from None
         except Exception as error:
             # A transport's errors have no class in common: that depends on the SDK's version.
-            reason = f"{type(error).__name__}: {_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error.__cause__ or error)}"
             raise EngineError(f"the answer of {self.host} broke off ({reason})") from None
 
     def _refusal(self, error: openai.APIStatusError, about: str) -> EngineError:
@@ -304,9 +313,3 @@ class Answer:
 
 class _StoppedError(Exception):
     """Nobody waits for the answer any more."""
-
-
-def _line(error: Exception) -> str:
-    """What an error says, on one line of bearable length."""
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())[:200] or type(cause).__name__

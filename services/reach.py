@@ -1,4 +1,4 @@
-"""A limit on how long another host may take to answer."""
+"""What this machine calls itself, and a limit on how long another may take to answer."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -6,6 +6,9 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""What this machine calls itself."""
 
 REACH_S = 3.0
 """Seconds within which a hub has to begin to answer."""

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.errors import EngineError, UnavailableError
+from services.tts.engine import LUFS
 from services.tts.voices import HUB
 
 S = TypeVar("S", bound=BaseSettings)
@@ -104,13 +105,21 @@ def _address(value: str) -> str:
     return value
 
 
+def _has_port(address: SplitResult) -> bool:
+    """Whether an address has a port that can be, or none."""
+    try:
+        return address.port is None or address.port > 0
+    except ValueError:
+        return False
+
+
 def _workers(value: str) -> str:
     """What names an engine, or where workers are: their addresses, or one of Redis."""
     if "://" not in value:
         return value
     urls = [url.strip() for url in value.split(",")]
     parts = [urlsplit(url) for url in urls]
-    if all(part.hostname for part in parts):
+    if all(part.hostname and _has_port(part) for part in parts):
         schemes = {part.scheme for part in parts}
         if schemes <= {"ws", "wss"} or (schemes <= {"redis", "rediss"} and len(urls) == 1):
             return ",".join(urls)
@@ -171,7 +180,7 @@ class EngineSettings(BaseSettings):
     )
     tts_loudness: Annotated[float | None, BeforeValidator(_off)] = setting(
         "Voice",
-        -16.0,
+        LUFS,
         "LUFS that every voice is brought to; off leaves each as loud as it is",
         ge=-40,
         le=-5,

@@ -11,23 +11,16 @@ from urllib.parse import urlsplit
 
 import httpx
 import openai
-from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.services.openai.llm import OpenAILLMService
-from pipecat.utils.http import connection_limits
 
-OPENAI_URL = "https://api.openai.com/v1"
-"""Where `OPENAI_API_KEY` is taken without an `OPENAI_BASE_URL`."""
-
-CONNECT_SECS = 3.0
-"""How long connecting may take."""
+from services.openai_endpoint import OPENAI_URL
 
 TOTAL_SECS = 60.0
 """How long an answer may take from the request to its end."""
-
-_NO_KEY = "none"
 
 
 class LLMRefusedError(Exception):
@@ -41,36 +34,6 @@ class LLMRefusedError(Exception):
     def __init__(self, message: str, status_code: int) -> None:
         super().__init__(message)
         self.status_code = status_code
-
-
-def openai_client(api_key: str | None, base_url: str | None) -> AsyncOpenAI:
-    """The client that all calls of a process share.
-
-    A client of its own would cost each call 16 ms of a blocked event loop, most of it spent on
-    reading the root certificates, and a TLS handshake before its first answer. Close it when the
-    process ends (`await client.close()`); it belongs to the event loop that first uses it.
-
-    Args:
-        api_key: `OPENAI_API_KEY`; None for an endpoint that wants no key.
-        base_url: `OPENAI_BASE_URL`; None for OpenAI's own.
-    """
-    local = urlsplit(base_url or OPENAI_URL).hostname in ("localhost", "127.0.0.1", "::1")
-    return AsyncOpenAI(
-        api_key=api_key or _NO_KEY,
-        base_url=base_url or OPENAI_URL,
-        # Waiting for an answer has limits of its own, in the service; the SDK's would start anew
-        # with each attempt.
-        timeout=openai.Timeout(None, connect=CONNECT_SECS),
-        max_retries=1,
-        http_client=DefaultAsyncHttpxClient(
-            # Pipecat's own limits: connections stay open between turns.
-            limits=connection_limits(
-                max_keepalive_connections=100, max_connections=1000, keepalive_expiry=None
-            ),
-            # A proxy from the environment cannot reach this machine's own loopback.
-            trust_env=not local,
-        ),
-    )
 
 
 class EmptyAnswerError(Exception):
@@ -101,7 +64,7 @@ class OpenAICompatibleLLMService(OpenAILLMService):
         """Create the service.
 
         Args:
-            client: From `openai_client`.
+            client: From `services.openai_endpoint.openai_client`.
             settings: The model, its system instruction and its parameters.
             silence_secs: How long the model may take to its first token, and from one to the next.
             total_secs: How long an answer may take from the request to its end.
@@ -243,7 +206,7 @@ def openai_llm(
     """One call's language model.
 
     Args:
-        client: From `openai_client`, shared by all calls.
+        client: From `services.openai_endpoint.openai_client`, shared by all calls.
         model: The model's name at the endpoint.
         system_instruction: The agent's prompt.
         silence_secs: How long the model may take to its first token, and from one to the next.

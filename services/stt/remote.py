@@ -8,7 +8,7 @@ from services.errors import BusyError, EngineError
 from services.stt.engine import Transcript
 from services.worker.pool import WorkerPool
 
-WORKER_LIMIT_S = 3.0
+WORKER_LIMIT_S = 5.0
 """Seconds that an utterance waits for any worker to be free."""
 
 MOST_FAILURES = 3

@@ -24,12 +24,18 @@ import numpy as np
 from loguru import logger
 
 from services.catalog import Loaded
-from services.errors import EngineError, MissingExtraError, UnavailableError, UnknownVoiceError
+from services.errors import (
+    EngineError,
+    MissingExtraError,
+    UnavailableError,
+    UnknownVoiceError,
+    one_line,
+)
 from services.models import models
 from services.reach import REACH_S, within
 from services.settings import EngineSettings, SettingsError, blame
 from services.tts.cosyvoice_guard import Guard
-from services.tts.engine import SPEED_LIMITS, Chunk, SpeechEngine, VoiceInfo
+from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, check_speed
 from services.tts.estimate import with_words
 from services.tts.references import ANY_LANGUAGE, Reference, find_references
 from services.tts.tempo import at_speed
@@ -193,9 +199,7 @@ class CosyVoiceEngine:
             UnknownVoiceError: There is no such voice.
             EngineError: Synthesis failed.
         """
-        slowest, fastest = SPEED_LIMITS
-        if not slowest <= speed <= fastest:
-            raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")
+        check_speed(speed)
         with self._using() as model:
             source = self._source(model, voice)
             rate = model.sample_rate
@@ -257,7 +261,7 @@ class CosyVoiceEngine:
                 raise _lacks(package, self._repo) from error
             raise EngineError(
                 f"the CosyVoice model {folder} cannot be loaded: "
-                f"{type(error).__name__} ({_line(error)})"
+                f"{type(error).__name__} ({one_line(error)})"
             ) from error
         if not isinstance(cosyvoice, cli.CosyVoice2):
             raise EngineError(f"the model {folder} is of CosyVoice 1: versions 2 and 3 can be used")
@@ -323,7 +327,7 @@ class _Model:
             raise
         except Exception as error:  # those of onnxruntime and torch have no class in common
             raise EngineError(
-                f"the reference clip {source.audio} cannot be used: {_line(error)}"
+                f"the reference clip {source.audio} cannot be used: {one_line(error)}"
             ) from error
 
     def close(self) -> None:
@@ -404,7 +408,7 @@ def import_cosyvoice(repo: Path) -> Any:
         files.logging.setLevel(logging.WARNING)
         cli: Any = importlib.import_module("cosyvoice.cli.cosyvoice")
     except ImportError as error:
-        raise _lacks(error.name or _line(error), repo) from error
+        raise _lacks(error.name or one_line(error), repo) from error
     finally:
         root.setLevel(kept[0])
         root.handlers[:] = kept[1]
@@ -458,7 +462,7 @@ def _fetch(model: str, *, cache: Path | None, offline: bool, files: tuple[str, .
         if all((Path(folder) / name).is_file() for name in files):
             return folder
     except Exception as error:  # Its class differs from version to version.
-        logger.debug(f"{model} is not in ModelScope's cache: {_line(error)}")
+        logger.debug(f"{model} is not in ModelScope's cache: {one_line(error)}")
     unavailable = f"{model} is not on this machine and "
     if offline:
         raise UnavailableError(unavailable + "may not be fetched: this run is offline")
@@ -468,7 +472,7 @@ def _fetch(model: str, *, cache: Path | None, offline: bool, files: tuple[str, .
         return str(snapshot_download(model, ignore_file_pattern=_UNUSED, **options))
     except Exception as error:
         raise UnavailableError(
-            unavailable + f"cannot be fetched from {endpoint}: {_line(error)}"
+            unavailable + f"cannot be fetched from {endpoint}: {one_line(error)}"
         ) from error
 
 
@@ -503,11 +507,6 @@ def _lacks(package: str, repo: Path) -> MissingExtraError:
         f"CosyVoice needs the package {package.partition('.')[0]}: "
         f"pip install 'parley[cosyvoice]', or see {repo / 'requirements.txt'}"
     )
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, on one line of bearable length."""
-    return " ".join(str(error).split())[:200]
 
 
 def build(settings: EngineSettings, voice: str | None, progress: Progress) -> Loaded[SpeechEngine]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.errors import EngineError
+from services.errors import EngineError, one_line
 
 POLL_S = 0.02
 """Seconds after which whoever waits looks whether it should stop."""
@@ -93,8 +93,9 @@ class Guard:
         except _Stopped:
             return
         except Exception as error:  # torch's errors have no class of their own
-            line = " ".join(str(error).split())[:200]
-            raise EngineError(f"CosyVoice failed: {type(error).__name__} ({line})") from error
+            raise EngineError(
+                f"CosyVoice failed: {type(error).__name__} ({one_line(error)})"
+            ) from error
         finally:
             run.over.set()
             outputs.close()  # type: ignore[attr-defined]

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
+from services.errors import EngineError
+
 SPEED_LIMITS = (0.25, 4.0)
 """The slowest and the fastest speed that can be asked for: beyond, nobody understands a word."""
+
+LUFS = -16.0
+"""How loud voices are to be: what Apple asks of podcasts, heard, as calls are, on phones and in
+noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ class SpeechEngine(Protocol):
 
         Args:
             text: What to say, in plain words.
-            voice: A name out of `voices`.
+            voice: A name out of `voices`; empty for the default one.
             speed: 1.0 is the voice's own pace, 2.0 twice as fast; within `SPEED_LIMITS`.
             stop: Set by the caller to end synthesis early.
 
@@ -121,3 +127,17 @@ class SpeechEngine(Protocol):
     def close(self) -> None:
         """Free what the engine holds, processes and connections included. Safe to call twice."""
         ...
+
+
+def check_speed(speed: float) -> None:
+    """Refuse a speed that is not within `SPEED_LIMITS`.
+
+    Args:
+        speed: As in `SpeechEngine.speak`.
+
+    Raises:
+        EngineError: It is beyond them, or no number.
+    """
+    slowest, fastest = SPEED_LIMITS
+    if not slowest <= speed <= fastest:
+        raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")

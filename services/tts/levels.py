@@ -1,7 +1,6 @@
 """How loud speech is: every voice at the same loudness, whatever its engine makes of it.
 
-The filters are FFmpeg's (https://ffmpeg.org/ffmpeg-filters.html). They come with PyAV, and those
-used here give a sample for each sample they take.
+The filters are FFmpeg's. Those used here give a sample for each sample they take.
 """
 
 import math
@@ -10,16 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 from threading import Event, Lock
-from typing import cast
 
-import av
-import numpy as np
-from av.filter import Graph
-
-from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, Word
-
-LUFS = -16.0
-"""The loudness that Apple asks of podcasts: heard, as calls are, on phones and in noise."""
+from services.audio import Filter, Filters
+from services.tts.engine import LUFS, Chunk, SpeechEngine, VoiceInfo, Word
 
 CEILING_DB = -1.0
 """No sample is louder, in dB of full scale: what EBU R 128 and Apple allow a peak."""
@@ -68,17 +60,22 @@ _SILENCE_LUFS = -70.0
 # What the meter gives where nothing passes its gate (ITU-R BS.1770-4, annex 1).
 
 
-def loudness(pcm: bytes, sample_rate: int) -> float | None:
+def loudness(pcm: bytes, sample_rate: int, filters: tuple[Filter, ...] = ()) -> float | None:
     """The integrated loudness of speech, as ITU-R BS.1770 and EBU R 128 measure it.
 
     Args:
         pcm: Signed 16-bit little-endian mono samples.
         sample_rate: Samples a second.
+        filters: What the speech goes through first.
 
     Returns:
         LUFS; None for silence, and for less than the 400 ms that a measurement takes.
     """
-    return _loudness(pcm, sample_rate, ())
+    chain = Filters(sample_rate, (*filters, ("ebur128", {"metadata": "1", "framelog": "quiet"})))
+    # The meter writes what it has heard so far on every 100 ms of audio.
+    values = [frame.metadata for part in (pcm, None) for frame in chain.frames(part)]
+    heard = [float(value["lavfi.r128.I"]) for value in values if "lavfi.r128.I" in value]
+    return heard[-1] if heard and heard[-1] > _SILENCE_LUFS else None
 
 
 class Levelled:
@@ -123,7 +120,7 @@ class Levelled:
         self._lufs = lufs
         self._compress = compress
         self._volume = volume
-        self._highpass: _Filters = ()
+        self._highpass: tuple[Filter, ...] = ()
         if highpass_hz:
             self._highpass = (("highpass", {"f": f"{highpass_hz:g}"}),)
         self._untouched = lufs is None and not highpass_hz and not compress and volume == 1.0
@@ -201,17 +198,23 @@ class Levelled:
 
     def _levelled(self, chunks: Iterator[Chunk], voice: str, stop: Event) -> Iterator[Chunk]:
         level: _Level | None = None
-        chain: _Chain | None = None
+        chain: Filters | None = None
         heard: list[bytes] | None = None
         words: deque[Word] = deque()
         rate = done = 0
+
+        def rest() -> Iterator[Chunk]:
+            pcm = chain.flush() if chain is not None else b""
+            if pcm or words:
+                yield Chunk(pcm, rate, tuple(words))
+
         try:
             for chunk in chunks:
                 if chain is None:
                     # Not sooner: until now the voice may be unknown, or just being measured.
                     level = self._level(voice) if self._lufs is not None else None
                     rate = chunk.sample_rate
-                    chain = _Chain(rate, self._filters(level))
+                    chain = Filters(rate, self._filters(level))
                     heard = [] if level is not None and not level.settled else None
                 if heard is not None and done < rate * ENOUGH_S:
                     heard.append(chunk.pcm)
@@ -222,14 +225,17 @@ class Levelled:
                     yield Chunk(pcm, rate, tuple(_until(words, (done + 0.5) / rate)))
                 if stop.is_set():
                     return
-            rest = chain.finish() if chain is not None else b""
-            if rest or words:
-                yield Chunk(rest, rate, tuple(words))
+        except Exception:
+            # Whoever goes on in the engine's place does so behind the words that were given.
+            yield from rest()
+            raise
+        else:
+            yield from rest()
         finally:
             if heard and level is not None:
                 self._hear(level, b"".join(heard), rate)
 
-    def _filters(self, level: "_Level | None") -> "_Filters":
+    def _filters(self, level: "_Level | None") -> tuple[Filter, ...]:
         """What an utterance goes through."""
         gain = self._gain(level) if level is not None else _Gain(0.0, 0.0)
         last = gain.after + 20 * math.log10(self._volume)
@@ -241,7 +247,7 @@ class Levelled:
         }
         return (*self._body(gain), _volume(last), ("alimiter", limiter))
 
-    def _body(self, gain: "_Gain") -> "_Filters":
+    def _body(self, gain: "_Gain") -> tuple[Filter, ...]:
         """The part of it that a voice is measured through."""
         if not self._compress:
             return (*self._highpass, _volume(gain.before))
@@ -261,13 +267,13 @@ class Levelled:
     def _measure(self, pcm: bytes, rate: int) -> "_Gain | None":
         """The gain that brings `pcm` to the target; None where there is nothing to measure."""
         assert self._lufs is not None
-        loud = _loudness(pcm, rate, self._highpass)
+        loud = loudness(pcm, rate, self._highpass)
         if loud is None:
             return None
         gain = _Gain(min(self._lufs - loud, MOST_GAIN_DB), 0.0)
         if not self._compress:
             return gain
-        loud = _loudness(pcm, rate, self._body(gain))
+        loud = loudness(pcm, rate, self._body(gain))
         return gain if loud is None else _Gain(gain.before, min(self._lufs - loud, MOST_GAIN_DB))
 
     def _hear(self, level: "_Level", pcm: bytes, rate: int) -> None:
@@ -293,9 +299,6 @@ class Levelled:
             return self._levels.setdefault(voice, _Level(voice))
 
 
-_Filters = tuple[tuple[str, dict[str, str]], ...]
-
-
 @dataclass(frozen=True, slots=True)
 class _Gain:
     """Gains in dB before and after the compressor."""
@@ -315,58 +318,7 @@ class _Level:
     measuring: Lock = field(default_factory=Lock)
 
 
-class _Chain:
-    """Filters that 16-bit mono samples stream through."""
-
-    def __init__(self, sample_rate: int, filters: _Filters) -> None:
-        self._rate = sample_rate
-        self._graph = Graph()
-        self._graph.threads = 1  # FFmpeg would start one for each core, for nothing.
-        nodes = [
-            self._graph.add_abuffer(sample_rate=sample_rate, format="s16", layout="mono"),
-            # In 16 bits, what one filter clips the next cannot bring back.
-            self._graph.add("aformat", sample_fmts="dbl"),
-            *(self._graph.add(name, **options) for name, options in filters),
-            self._graph.add("aformat", sample_fmts="s16"),
-            self._graph.add("abuffersink"),
-        ]
-        self._graph.link_nodes(*nodes).configure()
-
-    def push(self, pcm: bytes) -> bytes:
-        """Take samples; the ones that are ready."""
-        return b"".join(frame.to_ndarray().tobytes() for frame in self.frames(pcm))
-
-    def finish(self) -> bytes:
-        """The samples that were held back."""
-        return b"".join(frame.to_ndarray().tobytes() for frame in self.frames(None))
-
-    def frames(self, pcm: bytes | None) -> Iterator[av.AudioFrame]:
-        """Take samples, or their end; what is ready of them, with what filters say of it."""
-        if pcm is None:
-            self._graph.push(None)
-        elif pcm:
-            samples = np.frombuffer(pcm, "<i2").reshape(1, -1)
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-            frame.sample_rate = self._rate
-            self._graph.push(frame)
-        while True:
-            try:
-                yield cast("av.AudioFrame", self._graph.pull())
-            except (av.BlockingIOError, av.EOFError):
-                return
-
-
-def _loudness(pcm: bytes, sample_rate: int, filters: _Filters) -> float | None:
-    """What `loudness` says of `pcm` behind `filters`."""
-    meter = ("ebur128", {"metadata": "1", "framelog": "quiet"})
-    chain = _Chain(sample_rate, (*filters, meter))
-    # The meter writes what it has heard so far on every 100 ms of audio.
-    values = [frame.metadata for part in (pcm, None) for frame in chain.frames(part)]
-    heard = [float(value["lavfi.r128.I"]) for value in values if "lavfi.r128.I" in value]
-    return heard[-1] if heard and heard[-1] > _SILENCE_LUFS else None
-
-
-def _volume(gain_db: float) -> tuple[str, dict[str, str]]:
+def _volume(gain_db: float) -> Filter:
     return "volume", {"volume": f"{gain_db:.4f}dB", "precision": "double"}
 
 

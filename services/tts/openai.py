@@ -4,7 +4,6 @@ The API: https://platform.openai.com/docs/api-reference/audio/createSpeech.
 """
 
 import json
-import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,8 +18,9 @@ from services.catalog import Loaded
 from services.errors import EngineError, UnknownVoiceError
 from services.openai_endpoint import SILENCE_S, Answer, Endpoint
 from services.settings import EngineSettings, blame
-from services.tts.engine import SPEED_LIMITS, Chunk, SpeechEngine, VoiceInfo, Word
+from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, Word, check_speed
 from services.tts.estimate import with_words
+from services.tts.pieces import pieces
 from services.tts.voices import Progress
 
 SAMPLE_RATE = 24000
@@ -40,8 +40,6 @@ BUILT_IN = (
 
 _PCM = frozenset(["", "audio/pcm", "audio/l16", "audio/raw", "application/octet-stream"])
 # What endpoints call headerless samples. Anything else, played as samples, is noise at full volume.
-
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")  # noqa: RUF001
 
 
 class OpenAISpeech:
@@ -137,10 +135,8 @@ class OpenAISpeech:
             BusyError: The endpoint takes no more requests for now.
             EngineError: It refused, failed, or gave something other than audio.
         """
-        slowest, fastest = SPEED_LIMITS
-        if not slowest <= speed <= fastest:
-            raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")
-        parts = split(text)
+        check_speed(speed)
+        parts = [part for part in pieces(text, MOST_CHARACTERS) if any(map(str.isalnum, part))]
         if not parts:
             return
         if voice not in ("", *self.loaded()) or not self._voices:
@@ -186,8 +182,8 @@ class OpenAISpeech:
             if answer is None:
                 return
             rate = self._rate(answer)
-            with closing(self._samples(answer, stop)) as pieces:
-                yield from with_words(pieces, text, rate, speed, stop)
+            with closing(self._samples(answer, stop)) as samples:
+                yield from with_words(samples, text, rate, speed, stop)
 
     def _rate(self, answer: Answer) -> int:
         """The sample rate of an answer that is audio.
@@ -249,24 +245,6 @@ class OpenAISpeech:
             if listed := _read_voices(answer or "", self._language):
                 self._voices = _unique([*self._own, *listed])
                 return
-
-
-def split(text: str) -> list[str]:
-    """Cut a text into parts of at most `MOST_CHARACTERS`, after sentences where there are any.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The parts that have something to say.
-    """
-    parts = []
-    while len(text) > MOST_CHARACTERS:
-        ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, MOST_CHARACTERS)]
-        end = ends[-1] if ends else text.rfind(" ", 1, MOST_CHARACTERS) + 1 or MOST_CHARACTERS
-        parts.append(text[:end])
-        text = text[end:]
-    return [part.strip() for part in (*parts, text) if any(map(str.isalnum, part))]
 
 
 async def _get(client: AsyncOpenAI, path: str) -> str:

@@ -10,18 +10,25 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
+from onnxruntime import RunOptions
 
 from services.catalog import Loaded
-from services.errors import EngineError, MissingExtraError, UnavailableError, UnknownVoiceError
+from services.errors import (
+    EngineError,
+    MissingExtraError,
+    UnavailableError,
+    UnknownVoiceError,
+    one_line,
+)
 from services.models import models
 from services.settings import EngineSettings, blame
 from services.tts import voices
-from services.tts.engine import SPEED_LIMITS, Chunk, SpeechEngine, VoiceInfo, Word
+from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, Word, check_speed
 from services.tts.piper_words import SILENT, place_words
 
 try:
@@ -39,6 +46,9 @@ CHUNK_MS = 80
 MOST_PHONEMES = 500
 """What a voice is given at a time, some twenty-five seconds of speech. Its memory for a sentence
 grows with the square of the length: a page without a full stop would end the process."""
+
+STOP_S = 0.02
+"""How often a stop is looked for while a network runs."""
 
 WARM_UP = "1 2 3 4 5 6 7 8 9 10"
 """Spoken to nobody when a voice is loaded: digits can be read in every language."""
@@ -162,7 +172,7 @@ class PiperEngine:
             text: What to say.
             voice: The name of a voice on this machine; the default voice where empty.
             speed: 1.0 is the voice's own pace, 2.0 twice as fast; within `SPEED_LIMITS`.
-            stop: Ends synthesis: a piece that is being computed is finished, no other begun.
+            stop: Ends synthesis within `STOP_S`, in the middle of whatever is being computed.
 
         Yields:
             At most `CHUNK_MS` of audio at a time, with the words that end in it.
@@ -171,10 +181,8 @@ class PiperEngine:
             UnknownVoiceError: There is no such voice here, or the voice has no such speaker.
             EngineError: Synthesis failed.
         """
-        slowest, fastest = SPEED_LIMITS
-        if not slowest <= speed <= fastest:
-            raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")
-        with self._voice(voice) as loaded:
+        check_speed(speed)
+        with self._voice(voice) as loaded, _ended_by(stop) as run:
             speaker = loaded.speaker(self._speaker)
             sentences = loaded.sentences(text)
             track = _WordTrack(loaded, text, sentences)
@@ -184,7 +192,8 @@ class PiperEngine:
             if stop.is_set():
                 return
             scales = self._scales(loaded, speed)
-            for piece in self._pieces(loaded, sentences, track, scales, speaker):
+            pieces = self._pieces(loaded, sentences, track, scales, speaker, run)
+            while (piece := _next(pieces, stop)) is not None:
                 pcm = _to_pcm(piece)
                 for start in range(0, len(pcm), most):
                     part = pcm[start : start + most]
@@ -203,12 +212,13 @@ class PiperEngine:
         track: "_WordTrack",
         scales: Scales,
         speaker: int | None,
+        run: RunOptions,
     ) -> Iterator[Floats]:
         """The audio of all sentences, each piece computed when it is asked for."""
         silence = np.zeros(round(self._sentence_silence * voice.config.sample_rate), np.float32)
         total = 0
         for phonemes in sentences:
-            rendering = voice.render(phonemes, scales, speaker)
+            rendering = voice.render(phonemes, scales, speaker, run)
             track.add_sentence(phonemes, rendering, total)
             for piece in chain(rendering.pieces, [silence]):
                 total += len(piece)
@@ -243,7 +253,7 @@ class _Voice:
             self._model = load_model(path, self.config.hop_length, threads)
         except Exception as error:  # those of onnx and onnxruntime have no class in common
             raise EngineError(
-                f"the voice {path} cannot be used: {type(error).__name__} ({_line(error)}); "
+                f"the voice {path} cannot be used: {type(error).__name__} ({one_line(error)}); "
                 "if it is damaged, delete it to have it downloaded again"
             ) from error
         # For its phonemizers only: it could run the network whole and in no other way.
@@ -281,11 +291,17 @@ class _Voice:
         parts = (part for sentence in self.phonemes(text) for part in _shorten(sentence))
         return [part for part in parts if not SILENT.issuperset(part)]
 
-    def render(self, phonemes: list[str], scales: Scales, speaker: int | None) -> Rendering:
+    def render(
+        self,
+        phonemes: list[str],
+        scales: Scales,
+        speaker: int | None,
+        run: RunOptions | None = None,
+    ) -> Rendering:
         """Begin a sentence."""
         with self._explained():
             ids = self._phonemizer.phonemes_to_ids(phonemes)
-            rendering = self._model.render(ids, scales, speaker)
+            rendering = self._model.render(ids, scales, speaker, run)
         return replace(rendering, pieces=self._watched(rendering.pieces))
 
     def _watched(self, pieces: Iterator[Floats]) -> Iterator[Floats]:
@@ -298,7 +314,7 @@ class _Voice:
         try:
             yield
         except Exception as error:  # onnxruntime's errors have no class of their own
-            raise EngineError(f"the voice {self.name} failed: {_line(error)}") from error
+            raise EngineError(f"the voice {self.name} failed: {one_line(error)}") from error
 
     def id_ends(self, phonemes: list[str], ids: int) -> list[int]:
         """For each phoneme, how many of a sentence's `ids` ids are its own or before it.
@@ -368,15 +384,39 @@ def _shorten(phonemes: list[str]) -> Iterator[list[str]]:
     yield phonemes
 
 
+@contextmanager
+def _ended_by(stop: Event) -> Iterator[RunOptions]:
+    """How to run a network so that `stop` ends it: a long sentence's first stage takes a second."""
+    run = RunOptions()
+    over = Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if stop.wait(STOP_S):
+                run.terminate = True
+                return
+
+    Thread(target=watch, name="piper-stop", daemon=True).start()
+    try:
+        yield run
+    finally:
+        over.set()
+
+
+def _next(pieces: Iterator[Floats], stop: Event) -> Floats | None:
+    """The next piece; None after the last, and where `stop` ended it."""
+    try:
+        return next(pieces, None)
+    except EngineError:
+        if stop.is_set():
+            return None
+        raise
+
+
 def _to_pcm(audio: Floats) -> NDArray[np.int16]:
     """Samples in -1 to 1 as 16-bit ones, clipped."""
     pcm: NDArray[np.int16] = np.rint(np.clip(audio, -1, 1) * 32767).astype("<i2")
     return pcm
-
-
-def _line(error: Exception) -> str:
-    """What an error says, on one line of bearable length."""
-    return " ".join(str(error).split())[:200]
 
 
 def build(

@@ -21,7 +21,7 @@ FIRST_FRAMES = 12
 
 MOST_FRAMES = 64
 """Frames of the longest piece: pieces double up to it, for each pays for its context anew, and no
-further, for a piece once begun is finished even when nobody listens any more."""
+further, for the listener waits for all of a piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,23 @@ class Rendering:
 class Model(Protocol):
     """A voice's network. Safe to use in several threads at once."""
 
-    def render(self, ids: list[int], scales: Scales, speaker: int | None) -> Rendering:
+    def render(
+        self,
+        ids: list[int],
+        scales: Scales,
+        speaker: int | None,
+        run: onnxruntime.RunOptions | None = None,
+    ) -> Rendering:
         """Begin a sentence.
 
         Args:
             ids: Phoneme ids, with those that mark the beginning and the end.
             scales: Pace and variety.
             speaker: A voice with several speakers needs one; None for others.
+            run: How the network is run; its `terminate` ends what is being computed.
+
+        Raises:
+            Exception: What onnxruntime raises, for one when it was told to terminate.
         """
         ...
 
@@ -98,13 +108,24 @@ class StreamedModel:
         pieces = np.concatenate(list(self.pieces(prior, embedding)))
         return pieces.shape == whole.shape and bool(np.allclose(pieces, whole, rtol=0, atol=1e-4))
 
-    def render(self, ids: list[int], scales: Scales, speaker: int | None) -> Rendering:
+    def render(
+        self,
+        ids: list[int],
+        scales: Scales,
+        speaker: int | None,
+        run: onnxruntime.RunOptions | None = None,
+    ) -> Rendering:
         """Begin a sentence; see `Model.render`."""
-        prior, durations, *embedding = self._acoustic.run(None, _feed(ids, scales, speaker))
+        prior, durations, *embedding = self._acoustic.run(None, _feed(ids, scales, speaker), run)
         frames = durations.reshape(-1).round().astype(np.int64)
-        return Rendering(frames * self._hop, self.pieces(prior, embedding))
+        return Rendering(frames * self._hop, self.pieces(prior, embedding, run))
 
-    def pieces(self, prior: Floats, embedding: list[Floats]) -> Iterator[Floats]:
+    def pieces(
+        self,
+        prior: Floats,
+        embedding: list[Floats],
+        run: onnxruntime.RunOptions | None = None,
+    ) -> Iterator[Floats]:
         """The audio of a prior, piece by piece.
 
         A piece is computed from the frames that it depends on: no fewer, or it would differ from
@@ -113,6 +134,7 @@ class StreamedModel:
         Args:
             prior: Shape [1, channels, frames].
             embedding: The speaker's, shape [1, channels, 1]; empty for a voice with one speaker.
+            run: See `Model.render`.
 
         Yields:
             `FIRST_FRAMES` frames of audio, then pieces that double up to `MOST_FRAMES`.
@@ -129,11 +151,13 @@ class StreamedModel:
                 low = max(known - self._flow_context, 0)
                 stretch = prior[:, :, low : wanted + self._flow_context]
                 mask = np.ones((1, 1, stretch.shape[2]), np.float32)
-                flowed = _run(self._flow, stretch, mask, *embedding)
+                flowed = _run(self._flow, stretch, mask, *embedding, options=run)
                 latent[:, :, known:wanted] = flowed[:, :, known - low : wanted - low]
                 known = wanted
             low = max(start - self._decoder_context, 0)
-            audio = _run(self._decoder, latent[:, :, low:wanted], *embedding).reshape(-1)
+            audio = _run(self._decoder, latent[:, :, low:wanted], *embedding, options=run).reshape(
+                -1
+            )
             yield audio[(start - low) * self._hop : (end - low) * self._hop]
             start = end
             size = min(2 * size, MOST_FRAMES)
@@ -153,9 +177,15 @@ class WholeModel:
         self._hop = hop
         self._session = _session(model.SerializeToString(), threads)
 
-    def render(self, ids: list[int], scales: Scales, speaker: int | None) -> Rendering:
+    def render(
+        self,
+        ids: list[int],
+        scales: Scales,
+        speaker: int | None,
+        run: onnxruntime.RunOptions | None = None,
+    ) -> Rendering:
         """Compute a sentence; see `Model.render`."""
-        audio, *durations = self._session.run(None, _feed(ids, scales, speaker))
+        audio, *durations = self._session.run(None, _feed(ids, scales, speaker), run)
         audio = audio.reshape(-1)
         if durations:
             samples = (durations[0].reshape(-1) * self._hop).round().astype(np.int64)
@@ -197,11 +227,12 @@ def _session(model: bytes, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, *inputs: Floats) -> Floats:
+def _run(session: Any, *inputs: Floats, options: onnxruntime.RunOptions | None = None) -> Floats:
     """The one output of a stage, given its inputs in order."""
     names = [value.name for value in session.get_inputs()]
     output: Floats
-    (output,) = session.run(None, dict(zip(names, map(np.ascontiguousarray, inputs), strict=True)))
+    feed = dict(zip(names, map(np.ascontiguousarray, inputs), strict=True))
+    (output,) = session.run(None, feed, options)
     return output
 
 

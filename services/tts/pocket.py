@@ -10,12 +10,12 @@ from threading import Event
 from typing import Any
 
 from services.catalog import Loaded
-from services.errors import EngineError, MissingExtraError, UnavailableError
+from services.errors import EngineError, MissingExtraError, UnavailableError, one_line
 from services.settings import EngineSettings, SettingsError, blame
 from services.tts.engine import SpeechEngine, VoiceInfo
 from services.tts.pieces import pieces
 from services.tts.references import ANY_LANGUAGE, Reference, find_references
-from services.tts.torch_engine import Samples, TorchEngine, blame_model, go_offline, one_line
+from services.tts.torch_engine import Samples, TorchEngine, blame_model, go_offline
 from services.tts.voices import Progress
 
 try:

@@ -15,7 +15,7 @@ from services.worker.pool import WorkerPool
 FIRST_AUDIO_LIMIT_S = 2.0
 """Seconds that a worker may take for an utterance's first audio, and between chunks."""
 
-WORKER_LIMIT_S = 3.0
+WORKER_LIMIT_S = 5.0
 """Seconds that an utterance waits for any worker to be free, where there is no fallback."""
 
 MOST_FAILURES = 3

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from services.catalog import Loaded
-from services.errors import EngineError, MissingExtraError, UnavailableError
+from services.errors import EngineError, MissingExtraError, UnavailableError, one_line
 from services.settings import EngineSettings, blame
 from services.tts.engine import SpeechEngine, VoiceInfo
 from services.tts.estimate import duration
@@ -26,7 +26,6 @@ from services.tts.torch_engine import (
     blame_model,
     choose_device,
     go_offline,
-    one_line,
 )
 from services.tts.voices import Progress
 
@@ -46,8 +45,6 @@ as well, ends at 164 s (2048 positions)."""
 CONTEXT = 10
 """Positions, of 40 ms, that Mimi's convolutions look back by less than: 6 for the first, with its
 kernel of 7, one for each of its four upsamplings, less than one for what works on finer ones."""
-
-MODEL = "sesame/csm-1b"
 
 _SPEAKER = "speaker-"
 _SPEAKERS = 2
@@ -69,7 +66,7 @@ class SesameEngine(TorchEngine[Any]):
 
     def __init__(
         self,
-        model: str = MODEL,
+        model: str,
         *,
         device: str = "auto",
         references: Mapping[str, Reference] | None = None,

@@ -13,11 +13,11 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from services.errors import EngineError, UnknownVoiceError
+from services.errors import EngineError, UnknownVoiceError, one_line
 from services.models import models
 from services.settings import SettingsError, blame
 from services.tts import voices
-from services.tts.engine import SPEED_LIMITS, Chunk, VoiceInfo
+from services.tts.engine import Chunk, VoiceInfo, check_speed
 from services.tts.estimate import with_words
 from services.tts.references import ANY_LANGUAGE, Reference
 from services.tts.tempo import at_speed
@@ -130,9 +130,7 @@ class TorchEngine(ABC, Generic[Model]):
             UnavailableError: The model is not here and cannot be fetched.
             EngineError: Synthesis failed.
         """
-        slowest, fastest = SPEED_LIMITS
-        if not slowest <= speed <= fastest:
-            raise EngineError(f"a speed of {speed:g} cannot be spoken: {slowest} to {fastest} can")
+        check_speed(speed)
         info = self._find(voice) if voice else next(iter(self._voices.values()))
         if stop.is_set() or not any(char.isalnum() for char in text):
             return
@@ -306,11 +304,6 @@ def go_offline() -> None:
 def to_pcm(samples: Samples) -> bytes:
     """Samples, 1.0 being full scale, as signed 16-bit ones; what is louder is clipped."""
     return (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line and not too long."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _describe(reference: Reference, language: str) -> VoiceInfo:

@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any
 
 from services.catalog import Loaded
-from services.errors import EngineError, MissingExtraError, UnavailableError
+from services.errors import EngineError, MissingExtraError, UnavailableError, one_line
 from services.settings import EngineSettings, blame
 from services.tts.engine import SpeechEngine, VoiceInfo
 from services.tts.pieces import pieces
@@ -22,7 +22,6 @@ from services.tts.torch_engine import (
     blame_model,
     choose_device,
     go_offline,
-    one_line,
 )
 from services.tts.voices import Progress
 
@@ -37,8 +36,6 @@ except ImportError as missing:
     raise MissingExtraError(
         f"XTTS cannot be imported ({one_line(missing)}): pip install 'parley[xtts]'"
     ) from missing
-
-MODEL = "tts_models/multilingual/multi-dataset/xtts_v2"
 
 FILES = ("config.json", "model.pth", "vocab.json")
 """What a model's folder holds at least."""
@@ -55,7 +52,7 @@ def find_model(name: str, *, offline: bool) -> tuple[Path, bool]:
     """The folder of an XTTS model, fetched by coqui-tts where this machine does not have it.
 
     Args:
-        name: A folder, or what coqui-tts calls a model: `MODEL`.
+        name: A folder, or what coqui-tts calls a model: `tts_models/…/xtts_v2`.
         offline: Fetch nothing.
 
     Returns:

@@ -145,10 +145,10 @@ async def _run(settings: WorkerSettings, listener: socket.socket) -> None:
             await wyoming.start()
             stack.push_async_callback(wyoming.stop)
         tasks = [asyncio.create_task(worker.keep_models(), name="models")]
+        keeper: LeaseKeeper | None = None
         if settings.redis:
             with blame("--redis"):
                 keeper = LeaseKeeper(connect(settings.redis), worker.lease)
-            tasks.append(asyncio.create_task(keeper.run(), name="lease"))
         stack.push_async_callback(_end, tasks)
 
         def ready() -> None:
@@ -158,6 +158,9 @@ async def _run(settings: WorkerSettings, listener: socket.socket) -> None:
                 *([f"hears with {lease.hears}"] if lease.hears else []),
             ]
             logger.info("{} at {}", " and ".join(does), lease.url)
+            if keeper is not None:
+                # Not sooner: whoever finds the lease connects at once.
+                tasks.append(asyncio.create_task(keeper.run(), name="lease"))
 
         app = create_app(
             worker.host, worker.sockets, worker.lease, token=token, address=settings.host

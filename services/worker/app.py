@@ -27,7 +27,7 @@ def create_app(
         token: What whoever uses it has to show; None where it is open.
         address: The address that is listened on.
     """
-    app = FastAPI(title="Parley worker", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Parley worker", openapi_url=None)
     checked = [Depends(require_token(token))]
     app.include_router(_health_router(host, lease))
     app.include_router(openai_router(host), dependencies=checked)

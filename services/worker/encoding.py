@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import av
-import numpy as np
 
-from services.audio import Resampler
+from services.audio import Resampler, to_frame
 from services.stt.engine import SAMPLE_RATE
 
 SPEECH_RATE = 24_000
@@ -152,12 +151,8 @@ class Encoder:
         return self._outbox.take()
 
     def _write(self, pcm: bytes) -> None:
-        if not pcm:
-            return
-        samples = np.frombuffer(pcm, "<i2").reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate = SPEECH_RATE
-        self._file.mux(self._stream.encode(frame))
+        if pcm:
+            self._file.mux(self._stream.encode(to_frame(pcm, SPEECH_RATE)))
 
 
 def decode(file: bytes, most_seconds: float) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from services import settings as settings_module
-from services.guard import LOOPBACK
+from services.reach import LOOPBACK
 from services.settings import CommaList, EngineSettings, Key, Program, secret, setting
 
 PROGRAM = Program(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from services.errors import BusyError, EngineError, MissingExtraError, UnknownVoiceError
-from services.guard import LOOPBACK
+from services.reach import LOOPBACK
 from services.settings import SettingsError
 from services.stt.engine import SAMPLE_RATE
 from services.stt.hearing import Hearing

@@ -22,6 +22,12 @@ def small_piper_voice() -> Path:
 
 
 @pytest.fixture(scope="session")
+def full_size_piper_voice() -> Path:
+    """A voice as large as a real one, with random weights."""
+    return _model("piper-medium.onnx")
+
+
+@pytest.fixture(scope="session")
 def small_piper_speakers() -> Path:
     """The same with three speakers, `speaker0` to `speaker2`."""
     return _model("piper-small-speakers.onnx")

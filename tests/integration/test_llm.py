@@ -23,7 +23,8 @@ from pipecat.utils.errors import ErrorCategory
 from bot.agent import end_call, roll_dice
 from services.llm import ollama
 from services.llm.ollama import find_ollama, ollama_base_url
-from services.llm.openai import OPENAI_URL, openai_client, openai_llm
+from services.llm.openai import openai_llm
+from services.openai_endpoint import OPENAI_URL, openai_client
 from tests.fakes.openai_server import Drop, FakeOpenAI, Refusal, Silence, Text, ToolCall
 from tests.fakes.text_call import APOLOGY, GOODBYE, OUT_OF_ORDER, TextCall
 

@@ -428,7 +428,10 @@ async def test_a_worker_does_what_it_has_an_engine_for() -> None:
 
 @pytest.mark.parametrize("key", ["wrong", "open sesamé", "open"])
 async def test_a_wrong_token_opens_nothing(key: str) -> None:
-    """Neither the API nor the socket is open to whoever lacks the token; the page is."""
+    """Neither the API nor the socket is open to whoever lacks the token.
+
+    The page is, and what says how the worker fares.
+    """
     async with serve(FakeSpeechEngine(), FakeHearing(), token=TOKEN) as client:
         base = str(client.base_url)
         header = [(b"Authorization", f"Bearer {key}".encode())]
@@ -437,7 +440,8 @@ async def test_a_wrong_token_opens_nothing(key: str) -> None:
                 assert (await bare.get(base + path)).status_code == 401
             for path in ("audio/speech", "audio/transcriptions"):
                 assert (await bare.post(base + path)).status_code == 401
-            assert (await bare.get(base.removesuffix("v1/"))).status_code == 200
+            for path in ("", "health", "ready", "metrics"):
+                assert (await bare.get(base.removesuffix("v1/") + path)).status_code == 200
         with pytest.raises(openai.AuthenticationError) as caught:
             await client.audio.speech.create(model="any", voice="alto", input="hello")
         assert caught.value.code == "invalid_api_key"
@@ -445,6 +449,20 @@ async def test_a_wrong_token_opens_nothing(key: str) -> None:
             async with connect(f"ws://127.0.0.1:{client.base_url.port}/"):
                 pass
         assert refused.value.response.status_code == 403
+
+
+async def test_what_is_not_the_api_refusalsin_its_own_way() -> None:
+    """A path that is not there, a page from elsewhere, a name that is not the worker's."""
+    async with serve(FakeSpeechEngine()) as client, httpx.AsyncClient() as bare:
+        url = str(client.base_url)
+        refusals = [
+            await bare.get(f"{url}embeddings"),
+            await bare.get(f"{url}audio/speech"),
+            await bare.get(f"{url}models", headers={"Origin": "https://elsewhere.example"}),
+            await bare.get(f"{url}models", headers={"Host": "elsewhere.example"}),
+        ]
+    assert [answer.status_code for answer in refusals] == [404, 405, 403, 403]
+    assert all(isinstance(answer.json()["detail"], str) for answer in refusals)
 
 
 async def test_the_token_opens_everything() -> None:

@@ -25,7 +25,7 @@ from services.stt.engine import SAMPLE_RATE, Segment, Transcript
 from services.stt.openai import OpenAIHearing
 from services.tts import openai as tts
 from services.tts.engine import Chunk, VoiceInfo
-from services.tts.openai import BUILT_IN, MOST_CHARACTERS, OpenAISpeech, split
+from services.tts.openai import BUILT_IN, MOST_CHARACTERS, OpenAISpeech
 from tests.fakes.openai_server import (
     Answer,
     Drop,
@@ -214,8 +214,7 @@ class TestSpeech:
     async def test_a_long_text_takes_several_requests(self) -> None:
         """Each of whole sentences; words once each, with times that go on."""
         text = " ".join(f"This is sentence number {n}." for n in range(300))
-        parts = split(text)
-        async with FakeOpenAI(*[Sound(PCM)] * len(parts)) as server:
+        async with FakeOpenAI(*[Sound(PCM)] * 3) as server:
             with speaking(server) as engine:
                 chunks = await speak(engine, text)
         asked = [request["input"] for request in server.requests]
@@ -435,34 +434,6 @@ class TestVoices:
             assert sorted(names) == sorted(BUILT_IN)
         finally:
             engine.close()
-
-
-class TestSplit:
-    """`split`."""
-
-    def test_leaves_a_short_text_whole(self) -> None:
-        """One request where one is enough."""
-        assert split(" Hello. There. ") == ["Hello. There."]
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            'He said "yes." ' * 600,
-            "word " * 3000,
-            "x" * 10000,
-            "一句话。" * 3000,
-            "a. " + "b" * 5000,
-        ],
-    )
-    def test_loses_nothing(self, text: str) -> None:
-        """Every character but blanks is in one part, and no part is too long or has none."""
-        parts = split(text)
-        assert "".join("".join(parts).split()) == "".join(text.split())
-        assert all(0 < len(part) <= MOST_CHARACTERS for part in parts)
-
-    def test_cuts_behind_quotes(self) -> None:
-        """A sentence keeps the quotation mark that closes it."""
-        assert all(part.endswith('"') for part in split('He said "yes." ' * 600))
 
 
 SEGMENTS = [

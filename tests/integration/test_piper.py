@@ -7,7 +7,7 @@ import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier, Event, Timer
 from typing import Any
 from weakref import ref
 
@@ -174,7 +174,7 @@ def test_stop_ends_within_a_chunk(
     """Once stop is set no chunk follows, and no stage of the network is run any more."""
     runs: list[str] = []
     run = piper_model._run
-    monkeypatch.setattr(piper_model, "_run", lambda *a: (runs.append("run"), run(*a))[1])
+    monkeypatch.setattr(piper_model, "_run", lambda *a, **k: (runs.append("run"), run(*a, **k))[1])
     speaking = engine(tmp_path, small_piper_voice)
     speaking.load()
     for heard in (1, 3, 10):
@@ -186,6 +186,18 @@ def test_stop_ends_within_a_chunk(
         stop.set()
         assert next(chunks, None) is None
         assert len(runs) == before
+
+
+def test_stop_ends_a_run_of_the_network(tmp_path: Path, full_size_piper_voice: Path) -> None:
+    """A page without a full stop is a second's work before its first audio: it is not done."""
+    engine = PiperEngine(tmp_path, default_voice=str(full_size_piper_voice))
+    engine.load()
+    stop = Event()
+    timer = Timer(0.1, stop.set)
+    timer.start()
+    assert list(engine.speak("word and other things that matter " * 15, "", 1.0, stop)) == []
+    timer.join()
+    assert stop.is_set()
 
 
 def test_stop_before_the_start(tmp_path: Path, small_piper_voice: Path) -> None:
@@ -201,7 +213,7 @@ def test_the_first_chunk_comes_before_the_rest_is_computed(
     """For the first chunk of a long sentence only the first of its pieces has been decoded."""
     runs: list[str] = []
     run = piper_model._run
-    monkeypatch.setattr(piper_model, "_run", lambda *a: (runs.append("run"), run(*a))[1])
+    monkeypatch.setattr(piper_model, "_run", lambda *a, **k: (runs.append("run"), run(*a, **k))[1])
     speaking = engine(tmp_path, small_piper_voice)
     speaking.load()
     runs.clear()

@@ -46,6 +46,7 @@ from services.worker import wyoming as server_module
 from services.worker.host import Host, open_host
 from services.worker.wyoming import WyomingServer
 from services.worker.wyoming_input import MAX_DATA, MAX_LINE, MAX_PAYLOAD
+from tests.callers.server import WorkerServer, free_port
 from tests.fakes.hearing_engine import heard
 from tests.fakes.speech import FakeHearing
 from tests.fakes.speech_engine import FakeSpeechEngine
@@ -988,11 +989,19 @@ async def test_a_port_in_use_is_one_line() -> None:
         port = taken.getsockname()[1]
         host = open_host(None, None, language="en", capacity=1)
         server = WyomingServer(host, host="127.0.0.1", port=port)
-        with pytest.raises(
-            SettingsError, match=rf"--wyoming-port {port} on --wyoming-host 127.0.0.1: .*address already in use"
-        ):
+        message = rf"--wyoming-port {port} on --wyoming-host 127.0.0.1: .*address already in use"
+        with pytest.raises(SettingsError, match=message):
             await server.start()
         await server.stop()
+
+
+def test_a_worker_starts_without_pipecat() -> None:
+    """With all of its doors open it imports nothing of the agent's side."""
+    doors = ("--engine", "piper", "--offline", "--wyoming-port", str(free_port()))
+    with WorkerServer(*doors, python=(sys.executable, "-X", "importtime")) as worker:
+        imported = {line.rpartition("|")[2].strip() for line in worker.log.splitlines()}
+    assert {"services.worker.openai_api", "services.worker.wyoming"} <= imported
+    assert not {name for name in imported if name.partition(".")[0] in {"pipecat", "processors"}}
 
 
 async def test_many_clients_are_served_at_once() -> None:

@@ -302,10 +302,11 @@ def xtts(model: Path, clips: Path) -> dict[str, Any]:
     built = module.build(settings(**given, tts_device="cpu"), "Alan Turing", None)
     report["built"] = [built.engine.name, built.model, built.source]
     report["settings"] = wrong_settings(module, {"xtts_model": "./nowhere"}, given)
+    name = settings().xtts_model
     os.environ.pop("COQUI_TOS_AGREED", None)
-    report["terms"] = failure(lambda: module.find_model(module.MODEL, offline=False))
+    report["terms"] = failure(lambda: module.find_model(name, offline=False))
     os.environ["COQUI_TOS_AGREED"] = "1"
-    report["offline"] = failure(lambda: module.find_model(module.MODEL, offline=True))
+    report["offline"] = failure(lambda: module.find_model(name, offline=True))
     return report
 
 

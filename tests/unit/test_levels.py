@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import soxr
 
+from services.audio import Filters
 from services.errors import EngineError, UnknownVoiceError
-from services.tts import levels, voices
-from services.tts.engine import Chunk, VoiceInfo, Word
-from services.tts.levels import CEILING_DB, DIGITS, ENOUGH_S, LUFS, WARM_UPS, Levelled, loudness
+from services.tts import voices
+from services.tts.engine import LUFS, Chunk, VoiceInfo, Word
+from services.tts.levels import CEILING_DB, DIGITS, ENOUGH_S, WARM_UPS, Levelled, loudness
 from services.tts.piper import PiperEngine
 
 RATE = 24000
@@ -321,8 +322,8 @@ class TestSound:
     def test_the_highpass_takes_rumble_only(self) -> None:
         """20 Hz go down by 24 dB at a corner of 80 Hz; a voice's 997 Hz stay."""
         rumble = tone(-20, 1.0, hertz=20)
-        chain = levels._Chain(RATE, Levelled(ToneEngine(), highpass_hz=80)._highpass)
-        passed = chain.push(rumble) + chain.finish()
+        chain = Filters(RATE, Levelled(ToneEngine(), highpass_hz=80)._highpass)
+        passed = chain.push(rumble) + chain.flush()
         assert peak_db(passed[RATE:]) == pytest.approx(-44, abs=1)
         engine = Levelled(ToneEngine(), lufs=None, highpass_hz=80)
         assert level(spoken(engine, "one two", "other")) == pytest.approx(-33, abs=0.1)
@@ -380,14 +381,16 @@ class TestSound:
         assert spoken(Levelled(ToneEngine()), "", "loud") == []
 
     def test_an_error_in_mid_speech_passes(self) -> None:
-        """What was said before it was given."""
+        """What the engine gave before it is given, to the last sample and the last word."""
         tones = ToneEngine()
-        engine = Levelled(tones)
+        tones.word_s = 0.08
         tones.fails = 1
-        going = engine.speak("one two", "loud", 1.0, Event())
-        assert next(going).pcm
+        given: list[Chunk] = []
         with pytest.raises(EngineError, match="out of breath"):
-            next(going)
+            given.extend(Levelled(tones).speak("one two", "other", 1.0, Event()))
+        assert len(audio(given)) == 2 * CHUNK
+        assert [word.text for chunk in given for word in chunk.words] == ["one"]
+        assert not given[0].words
 
     def test_stop_ends_it(self) -> None:
         """One chunk after the flag at most, and the engine's generator is over."""

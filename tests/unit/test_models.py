@@ -140,15 +140,6 @@ def test_what_is_in_use_stays_whatever_the_cap() -> None:
     assert store.resident() == ("a",)
 
 
-def test_costs_add_up_to_the_cap() -> None:
-    """A model that costs more takes the place of several."""
-    store = ModelStore()
-    store.limit(4, None)
-    touch(store, "a", "b", "c")
-    with store.use("large", Model, cost=3):
-        assert store.resident() == ("c", "large")
-
-
 def test_what_nobody_used_for_the_time_to_live_goes() -> None:
     """The time counts from the end of the last use, and `evict` is enough to have it end."""
     clock = Clock()

@@ -129,6 +129,8 @@ def test_workers_may_stand_for_an_engine(flag: str, place: str) -> None:
         "http://a:7001",
         "ws://",
         "ws://a:7001,piper",
+        "ws://a:99999",
+        "redis://a:port",
         "ws://a:7001,redis://b",
         "redis://a,redis://b",
         "ws://a:7001,",
