@@ -48,6 +48,8 @@ class RemoteHearing:
         deadline = loop.time() + self._worker_s
         while len(failures) < MOST_FAILURES:
             client = self._pool.choose("transcribe", avoid=avoid)
+            # One that has failed is better than none.
+            client = client or self._pool.choose("transcribe")
             if client is None:
                 left = deadline - loop.time()
                 if left <= 0:
@@ -57,7 +59,7 @@ class RemoteHearing:
             try:
                 return await client.transcribe(pcm, language)
             except BusyError:
-                avoid.add(client.url)
+                client.full()
             except EngineError as error:
                 logger.warning("worker {}: {}; asking elsewhere", client.url, error)
                 client.blame()

@@ -5,6 +5,7 @@ the first word that nobody has heard to its end. To say no word twice, the begin
 kept back until the word is complete, unless the listener would otherwise wait for it.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -29,9 +30,15 @@ class Rest:
 
     def spoken(self, word: str) -> None:
         """Count a word of the text as spoken; one that is not there changes nothing."""
-        found = self._text.find(word, self._place)
-        if found >= 0:
+        here = len(self._text) - len(self.text)
+        found = here if self._text.startswith(word, here) else self._find_whole(word)
+        if found is not None:
             self._place = found + len(word)
+
+    def _find_whole(self, word: str) -> int | None:
+        """Where the word stands by itself, for what is spelled otherwise may have been skipped."""
+        whole = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", self._text[self._place :])
+        return self._place + whole.start() if whole and word else None
 
 
 class Playout:

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 from loguru import logger
 
-from services.errors import BusyError, EngineError
-from services.tts.engine import Chunk, VoiceInfo
+from services.errors import BusyError, EngineError, UnknownVoiceError
+from services.tts.engine import Chunk, VoiceInfo, check_speed
+from services.tts.pieces import pieces
 from services.tts.playout import Part, Playout, Rest
 from services.tts.speech import Speech
+from services.worker import protocol
+from services.worker.client import WorkerClient
 from services.worker.pool import WorkerPool
 
 FIRST_AUDIO_LIMIT_S = 2.0
@@ -67,15 +70,28 @@ class RemoteSpeech:
             BusyError: No worker was free in time.
             EngineError: Those that were tried failed.
         """
-        playout, rest = Playout(), Rest(text)
+        check_speed(speed)
+        playout = Playout()
+        # Half an emoji, in which a model's stream may end, is nothing that can be sent.
+        for piece in pieces(text.encode("utf-8", "replace").decode(), protocol.MAX_TEXT):
+            async with contextlib.aclosing(
+                self._finish(Rest(piece), playout, voice, speed)
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _finish(
+        self, rest: Rest, playout: Playout, voice: str, speed: float
+    ) -> AsyncGenerator[Chunk, None]:
+        """Speak the rest of a text, by as many workers as it takes."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._worker_s
         avoid: set[str] = set()
         failures: list[EngineError] = []
         while rest.text and len(failures) < MOST_FAILURES:
-            client = self._pool.choose("speak", voice, avoid)
+            client = await self._next(voice, avoid, deadline)
             if client is None:
-                if self._fallback is not None or not await self._wait(voice, avoid):
-                    break
-                continue
+                break
             before = playout.passed_s
             speaking = client.speak(rest.text, self._pool.voice_at(client, voice), speed)
             try:
@@ -86,43 +102,51 @@ class RemoteSpeech:
                         yield chunk
                 return
             except BusyError:
-                avoid.add(client.url)
+                client.full()
             except EngineError as error:
                 logger.warning("worker {}: {}; going on elsewhere", client.url, error)
-                client.blame()
+                if not isinstance(error, UnknownVoiceError):
+                    client.blame()
                 if playout.passed_s > before:
                     failures.clear()
                     avoid.clear()
                 failures.append(error)
                 avoid.add(client.url)
+                deadline = loop.time() + self._worker_s
         if not rest.text:
             return
         if self._fallback is None:
             raise failures[-1] if failures else BusyError("no worker is free, or none is there")
         logger.info("speaking with the fallback, {}", self._fallback.name)
         part = Part(playout, rest)
-        async with contextlib.aclosing(self._fallback.speak(rest.text, "", speed)) as speaking:
-            async for chunk in speaking:
-                for piece in part.take(chunk):
-                    yield piece
-        for piece in part.flush():
-            yield piece
+        async with contextlib.aclosing(self._fallback.speak(rest.text, "", speed)) as spoken:
+            async for chunk in spoken:
+                for ready in part.take(chunk):
+                    yield ready
+        for ready in part.flush():
+            yield ready
+
+    async def _next(
+        self, voice: str, avoid: Collection[str], deadline: float
+    ) -> WorkerClient | None:
+        """The worker to ask; None where it is the fallback's turn, or nobody's."""
+        while True:
+            client = self._pool.choose("speak", voice, avoid)
+            if self._fallback is not None:
+                return client if client is not None and not client.blamed else None
+            # Without a fallback, one that has failed is better than none.
+            client = client or self._pool.choose("speak", voice)
+            left = deadline - asyncio.get_running_loop().time()
+            if client is not None or left <= 0:
+                return client
+            # Some become free by the clock alone.
+            await self._pool.wait_for_change(min(left, 0.1))
 
     async def close(self) -> None:
         """See `Speech.close`."""
         await self._pool.close()
         if self._fallback is not None:
             await self._fallback.close()
-
-    async def _wait(self, voice: str, avoid: set[str]) -> bool:
-        """Wait for a worker to be free; whether one is."""
-        deadline = asyncio.get_running_loop().time() + self._worker_s
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            # Some become free by the clock alone.
-            await self._pool.wait_for_change(min(left, 0.1))
-            if self._pool.choose("speak", voice, avoid) is not None:
-                return True
-        return False
 
     async def _pass_on(
         self, speaking: AsyncGenerator[Chunk, None], part: Part
@@ -134,10 +158,10 @@ class RemoteSpeech:
         """
         coming: asyncio.Task[Chunk] | None = None
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._silence_s
         try:
             while True:
                 coming = asyncio.ensure_future(anext(speaking))
-                deadline = loop.time() + self._silence_s
                 while not coming.done():
                     left = deadline - loop.time()
                     if left <= 0:
@@ -153,12 +177,15 @@ class RemoteSpeech:
                     chunk = coming.result()
                 except StopAsyncIteration:
                     break
+                if chunk.pcm:
+                    deadline = loop.time() + self._silence_s
                 for piece in part.take(chunk):
                     yield piece
             for piece in part.flush():
                 yield piece
         finally:
-            if coming is not None and not coming.done():
+            if coming is not None:
                 coming.cancel()
-                await asyncio.wait({coming})
+                # Also fetches what it may have ended with, which nobody else will.
+                await asyncio.gather(coming, return_exceptions=True)
             await speaking.aclose()

@@ -80,12 +80,16 @@ class Worker:
         self._url = url
         self._speaks = speaks
         self._hears = hears
-        at_once = sum(engine.at_once for engine in (speaks, hears) if engine)
         self.host: Host = open_host(
             LocalSpeech(speaks) if speaks else None,
             LocalHearing(hears) if hears else None,
             language=settings.language,
-            capacity=min(settings.max_concurrent_sessions, at_once),
+            capacity=settings.max_concurrent_sessions,
+            at_once={
+                task: engine.at_once
+                for task, engine in (("speak", speaks), ("transcribe", hears))
+                if engine
+            },
         )
         self.sockets = Sockets(self.host, self.lease)
         self.host.door.on_change = self.sockets.tell_lease
@@ -108,10 +112,9 @@ class Worker:
     async def drain(self) -> None:
         """Take no more, and return once what goes on is over, or its time is."""
         self.host.door.draining = True
-        await self.sockets.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_seconds):
-                await self.host.door.wait_until_empty()
+                await asyncio.gather(self.sockets.drain(), self.host.door.wait_until_empty())
 
     async def keep_models(self) -> None:
         """Evict models that nobody has used for long, and tell how many there are."""

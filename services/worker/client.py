@@ -21,8 +21,21 @@ FIRST_BACKOFF_S = 0.2
 LAST_BACKOFF_S = 2.0
 """Seconds before the first and, doubled each time, between later attempts to connect."""
 
+STEADY_S = 5.0
+"""Seconds that a connection has to last for the next attempt to be a first one."""
+
+FIRST_BLAME_S = 1.0
+LAST_BLAME_S = 30.0
+"""Seconds for which one that failed comes last in every choice, doubled each time."""
+
+BUSY_S = 0.1
+"""Seconds for which one that says that it is full is not asked: its lease tells a little later."""
+
 CONNECT_LIMIT_S = 2.0
 """Seconds that connecting may take, handshake included."""
+
+LONGEST_S = 7200.0
+"""Seconds that no utterance lasts."""
 
 PING_S = 1.0
 PONG_LIMIT_S = 3.0
@@ -50,8 +63,8 @@ class WorkerClient:
         self.url = url
         self.lease: protocol.Lease | None = None
         """What it last said of itself; None while it cannot be reached."""
-        self.refused: float = 0.0
-        """When, on the monotonic clock, it may be tried again after it failed an utterance."""
+        self._blamed_until = 0.0
+        self._full_until = 0.0
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._on_change = on_change
         self._numbers = itertools.count(1)
@@ -73,14 +86,23 @@ class WorkerClient:
             self.lease is not None
             and not self.lease.draining
             and self.load < 1
-            and time.monotonic() >= self.refused
+            and time.monotonic() >= self._full_until
         )
 
+    @property
+    def blamed(self) -> bool:
+        """Whether it failed an utterance not long ago: others are better."""
+        return time.monotonic() < self._blamed_until
+
     def blame(self) -> None:
-        """Leave it alone for a while, longer each time, for it failed an utterance."""
-        wait = min(FIRST_BACKOFF_S * 2**self._failures, LAST_BACKOFF_S)
+        """Note that it failed an utterance; it counts for longer each time in a row."""
+        wait = min(FIRST_BLAME_S * 2 ** min(self._failures, 16), LAST_BLAME_S)
         self._failures += 1
-        self.refused = time.monotonic() + wait
+        self._blamed_until = time.monotonic() + wait
+
+    def full(self) -> None:
+        """Note that it has just said that it is full."""
+        self._full_until = time.monotonic() + BUSY_S
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -101,15 +123,28 @@ class WorkerClient:
                     # Workers are neighbours: a proxy in the environment is for the world outside.
                     proxy=None,
                 ) as socket:
-                    await self._serve(socket)
-                    backoff, complained = FIRST_BACKOFF_S, ""
+                    began = time.monotonic()
+                    try:
+                        await self._serve(socket)
+                    finally:
+                        if time.monotonic() - began >= STEADY_S:
+                            backoff, complained = FIRST_BACKOFF_S, ""
+                        # Before the closing handshake, which can take `CONNECT_LIMIT_S`.
+                        self._lost()
                 problem = "it closed the socket"
             except InvalidStatus as error:
                 status = error.response.status_code
                 problem = f"HTTP {status}"
                 if status in (401, 403):
                     problem += ": set PARLEY_WORKER_TOKEN to the worker's"
-            except (OSError, TimeoutError, WebSocketException, protocol.ProtocolError) as error:
+            # ValueError: an address that cannot be one, by its port or its name.
+            except (
+                OSError,
+                TimeoutError,
+                ValueError,
+                WebSocketException,
+                protocol.ProtocolError,
+            ) as error:
                 problem = str(error) or type(error).__name__
             finally:
                 self._lost()
@@ -136,6 +171,9 @@ class WorkerClient:
                     case protocol.Begin(sample_rate=rate):
                         pass
                     case protocol.Words(words=timed):
+                        # Not so for NaN either.
+                        if not all(0 <= w.start <= w.end <= LONGEST_S for w in timed):
+                            raise EngineError(f"worker {self.url} tells impossible times")
                         words += timed
                     case bytes() as pcm if rate:
                         yield Chunk(pcm, rate, words)
@@ -147,14 +185,14 @@ class WorkerClient:
                         self._raise(other)
 
     async def transcribe(self, pcm: bytes, language: str | None) -> Transcript:
-        """Recognise `pcm`; see `Hearing.transcribe`.
+        """Recognise `pcm`, the last `protocol.MAX_AUDIO` of it; see `Hearing.transcribe`.
 
         Raises:
             WorkerGoneError: The worker went away.
-            EngineError: The audio is longer than `protocol.MAX_AUDIO`, or recognition failed.
+            EngineError: Recognition failed.
         """
-        if len(pcm) > protocol.MAX_AUDIO:
-            raise EngineError(f"{len(pcm)} bytes of audio are more than a worker takes")
+        # The latest is what a caller who spoke for so long waits an answer to.
+        pcm = pcm[-protocol.MAX_AUDIO :]
         number = next(self._numbers)
         async with self._utterance(number) as replies:
             self._put(protocol.Transcribe(id=number, bytes=len(pcm), language=language))
@@ -227,6 +265,8 @@ class WorkerClient:
 
     def _lost(self) -> None:
         """The socket is gone, and with it what was under way."""
+        if self.lease is None:
+            return
         self.lease = None
         for replies in self._replies.values():
             replies.put_nowait(WorkerGoneError(f"worker {self.url} went away"))

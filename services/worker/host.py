@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
@@ -17,14 +18,19 @@ from services.worker.metrics import Metrics
 class Door:
     """Lets in as many utterances as can be served at once, and none when the worker drains."""
 
-    def __init__(self, capacity: int, metrics: Metrics) -> None:
+    def __init__(
+        self, capacity: int, metrics: Metrics, at_once: Mapping[str, int] | None = None
+    ) -> None:
         """Open.
 
         Args:
             capacity: The most at once.
             metrics: Told who is inside.
+            at_once: The most of a task, where its engine sets a limit of its own.
         """
-        self.capacity = capacity
+        self._at_once = at_once or {}
+        self._tasks: Counter[str] = Counter()
+        self.capacity = min(capacity, sum(self._at_once.values()) or capacity)
         self.active = 0
         self.draining = False
         self.on_change: Callable[[], None] = lambda: None
@@ -32,7 +38,7 @@ class Door:
         self._metrics = metrics
         self._empty = asyncio.Event()
         self._empty.set()
-        metrics.capacity.set(capacity)
+        metrics.capacity.set(self.capacity)
 
     async def wait_until_empty(self) -> None:
         """Return once nobody is inside."""
@@ -48,12 +54,13 @@ class Door:
         Raises:
             BusyError: The worker is full or about to stop.
         """
-        if self.draining or self.active >= self.capacity:
+        limit = min(self.capacity, self._at_once.get(task, self.capacity))
+        if self.draining or self.active >= self.capacity or self._tasks[task] >= limit:
             self._metrics.utterances.labels(task, "busy").inc()
             if self.draining:
                 raise BusyError("the worker is about to stop")
-            raise BusyError(f"all {self.capacity} places of the worker are taken")
-        self._change(1)
+            raise BusyError(f"all places of the worker are taken: {limit} to {task}")
+        self._change(task, 1)
         outcome = "failed"
         try:
             yield
@@ -64,11 +71,12 @@ class Door:
             outcome = "cancelled"
             raise
         finally:
-            self._change(-1)
+            self._change(task, -1)
             self._metrics.utterances.labels(task, outcome).inc()
 
-    def _change(self, by: int) -> None:
+    def _change(self, task: str, by: int) -> None:
         self.active += by
+        self._tasks[task] += by
         self._metrics.active.set(self.active)
         if self.active:
             self._empty.clear()
@@ -157,7 +165,12 @@ class Host:
 
 
 def open_host(
-    speech: Speech | None, hearing: Hearing | None, *, language: str, capacity: int
+    speech: Speech | None,
+    hearing: Hearing | None,
+    *,
+    language: str,
+    capacity: int,
+    at_once: Mapping[str, int] | None = None,
 ) -> Host:
     """A host whose engines are behind one door.
 
@@ -166,9 +179,10 @@ def open_host(
         hearing: What hears, if anything.
         language: ISO 639-1 code.
         capacity: Utterances served at once, spoken and heard together.
+        at_once: Of these, the most that an engine can `speak` or `transcribe`.
     """
     metrics = Metrics()
-    door = Door(capacity, metrics)
+    door = Door(capacity, metrics, at_once)
     return Host(
         AdmittedSpeech(speech, door, metrics) if speech else None,
         AdmittedHearing(hearing, door, metrics) if hearing else None,

@@ -38,6 +38,8 @@ class WorkerPool:
         self._listed: frozenset[str] = frozenset()
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._offered: list[tuple[VoiceInfo, ...]] = []
+        # Of all voices that were ever offered: one that is gone is replaced by one of its language.
         self._languages: dict[str, str] = {}
 
     def start(self) -> None:
@@ -80,6 +82,8 @@ class WorkerPool:
     ) -> WorkerClient | None:
         """The worker to ask: by engine and voice, then resident model, then least busy.
 
+        One that failed not long ago comes last.
+
         Args:
             task: What it is to do.
             voice: `ENGINE/NAME`, `NAME`, or empty for any.
@@ -89,13 +93,18 @@ class WorkerPool:
             None where no worker can take an utterance now. Where none has the voice, one of the
             same engine, else of the same language, else any.
         """
-        ranked = [
-            (self._rank(client.lease, task, voice), client.load, random.random(), client)
+        able = [
+            client
             for client in self
-            if client.usable and client.url not in avoid and client.lease is not None
-            if _does(client.lease, task)
+            if client.usable and client.url not in avoid and _does(client.lease, task)
         ]
-        return min(ranked, key=lambda entry: entry[:3])[3] if ranked else None
+
+        def rank(client: WorkerClient) -> tuple[object, ...]:
+            assert client.lease is not None
+            wanting = self._rank(client.lease, task, voice)
+            return (client.blamed, wanting, client.load, random.random())
+
+        return min(able, key=rank, default=None)
 
     def voice_at(self, client: WorkerClient, voice: str) -> str:
         """The name, at `client`, of the voice that comes closest to `voice`."""
@@ -142,9 +151,12 @@ class WorkerPool:
 
     def _update(self) -> None:
         """Something changed at a worker."""
-        for voice in self.voices():
-            self._languages[voice.name] = voice.language
-            self._languages.setdefault(voice.name.rpartition("/")[2], voice.language)
+        # Most of the news is of how busy they are.
+        if (offered := [client.lease.voices for client in self if client.lease]) != self._offered:
+            self._offered = offered
+            for voice in self.voices():
+                self._languages[voice.name] = voice.language
+                self._languages.setdefault(voice.name.rpartition("/")[2], voice.language)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -87,6 +87,8 @@ async def test_a_lease_that_is_not_renewed_expires(redis: RedisServer) -> None:
         '{"url": "http://127.0.0.1/"}',
         '{"url": "ws://127.0.0.1:1", "capacity": -5}',
         '{"url": "ws://127.0.0.1:1"}',
+        '{"url": "ws://127.0.0.1:99999"}',
+        '{"url": "ws://a..b:1"}',
         b"\xff\xfe",
     ],
 )

@@ -1,10 +1,13 @@
 """Speech through workers: no word lost and none said twice, whatever happens to a worker."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from services.errors import BusyError, EngineError
 from services.tts.engine import Chunk, VoiceInfo
@@ -12,6 +15,7 @@ from services.tts.local import LocalSpeech
 from services.tts.remote import RemoteSpeech
 from services.worker.leases import FixedWorkers
 from services.worker.pool import WorkerPool
+from services.worker.protocol import Lease
 from tests.fakes.speech_engine import FakeSpeechEngine
 from tests.fakes.worker import LocalWorker, until
 
@@ -141,8 +145,6 @@ async def test_a_worker_that_recovers_is_used_again() -> None:
     engine = FakeSpeechEngine()
     engine.fail = lambda _, chunks: len(engine.utterances) == 1
     async with LocalWorker(engine) as worker, remote(worker, worker_s=1) as speech:
-        with pytest.raises(EngineError, match="cannot say"):
-            await say(speech)
         assert words(await say(speech)) == TEXT
         await worker.stop()
         await worker.host.close()
@@ -257,3 +259,90 @@ async def test_empty_text_says_nothing() -> None:
     """Without asking any worker."""
     async with LocalWorker(FakeSpeechEngine()) as worker, remote(worker) as speech:
         assert await say(speech, "  ") == []
+
+
+async def test_a_full_worker_is_asked_again_once_it_is_free() -> None:
+    """Two agents share a worker of one place: the one that came second waits, and is served."""
+    engine = FakeSpeechEngine(gated=True)
+    async with (
+        LocalWorker(engine, capacity=1) as worker,
+        remote(worker) as one,
+        remote(worker, worker_s=5) as two,
+    ):
+        first = asyncio.create_task(say(one, "one"))
+        assert await asyncio.to_thread(engine.wait_for_utterance, 1)
+        # As an agent that has not heard yet that the worker is full.
+        (client,) = two._pool
+        assert client.lease is not None
+        client.lease = client.lease.model_copy(update={"calls": 0})
+        second = asyncio.create_task(say(two, "two"))
+        await until(lambda: not client.usable)
+        engine.permit(100)
+        assert words(await first) == "one"
+        assert words(await second) == "two"
+
+
+async def test_the_only_worker_is_asked_again_when_its_socket_blips() -> None:
+    """Cut in mid-sentence and connected again, it speaks the rest itself."""
+    engine = FakeSpeechEngine(gated=True)
+    async with LocalWorker(engine) as worker, remote(worker, worker_s=5) as speech:
+        talk = asyncio.create_task(say(speech))
+        assert await asyncio.to_thread(engine.wait_for_utterance, 1)
+        engine.permit(5)
+        await until(lambda: engine.utterances[0].chunks == 5)
+        for socket in list(worker.sockets._open):
+            await socket._websocket.close(1011)
+        engine.permit(1000)
+        assert words(await talk) == TEXT
+        assert TEXT.endswith(engine.utterances[1].text)
+
+
+async def test_a_worker_that_always_fails_is_asked_for_as_long_as_it_is_the_only_one() -> None:
+    """However often: each utterance is an error in time, and another worker is found at once."""
+    engine = FakeSpeechEngine()
+    engine.fail = lambda _text, _chunks: True
+    async with LocalWorker(engine) as worker, remote(worker) as speech:
+        (client,) = speech._pool
+        for _ in range(1100):
+            client.blame()
+        with pytest.raises(EngineError, match="cannot say"):
+            await say(speech)
+
+
+@pytest.mark.parametrize("text", ["one " * 5000, "half an emoji \ud83d"])
+async def test_any_text_is_spoken_as_it_would_be_here(text: str) -> None:
+    """What is too long for one message goes in several; what cannot be sent is replaced."""
+    engine = FakeSpeechEngine(word_secs=0.001)
+    async with LocalWorker(engine) as worker, remote(worker) as speech:
+        assert len(words(await say(speech, text)).split()) == len(text.split())
+
+
+@pytest.mark.parametrize(
+    "times", [("NaN", "NaN"), (0, "Infinity"), (0, 1e308), (-1, 0.5), (0.5, 0.1)]
+)
+async def test_impossible_times_are_a_failure_of_the_worker(times: tuple[object, object]) -> None:
+    """Another worker speaks in its place."""
+    begin, end = times
+    lease = Lease(url="ws://x:1", engine="liar", voices=FakeSpeechEngine().voices(), capacity=9)
+
+    async def lie(socket: ServerConnection) -> None:
+        await socket.send(lease.model_dump_json())
+        async for message in socket:
+            number = json.loads(message)["id"]
+            await socket.send(f'{{"type": "begin", "id": {number}, "sample_rate": 16000}}')
+            word = f'{{"text": "one", "start": {begin}, "end": {end}}}'
+            await socket.send(f'{{"type": "words", "id": {number}, "words": [{word}]}}')
+            await socket.send(number.to_bytes(4, "big") + bytes(640))
+
+    protocols = [Subprotocol("parley.v1")]
+    async with (
+        serve(lie, "127.0.0.1", 0, subprotocols=protocols) as liar,
+        LocalWorker(FakeSpeechEngine(), name="honest") as honest,
+    ):
+        port = liar.sockets[0].getsockname()[1]
+        pool = WorkerPool(FixedWorkers([f"ws://127.0.0.1:{port}", honest.url]), None)
+        pool.start()
+        speech = RemoteSpeech(pool)
+        await until(lambda: len(list(pool)) == 2)
+        assert words(await say(speech, voice="liar/alto")) == TEXT
+        await speech.close()

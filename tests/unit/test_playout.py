@@ -1,5 +1,7 @@
 """What is passed on of an utterance that another engine may have to finish."""
 
+import pytest
+
 from services.tts.engine import Chunk, Word
 from services.tts.playout import LEAST_AHEAD_S, Part, Playout, Rest
 
@@ -35,6 +37,25 @@ def test_rest_begins_after_the_last_word() -> None:
     for word in ("not", "to", "be."):
         rest.spoken(word)
     assert rest.text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken", "left"),
+    [
+        ("I am in a car.", ["i", "am", "in"], "a car."),
+        ("in an inn", ["in", "inn"], ""),
+        ("\u4f60\u597d\u5417", ["\u4f60", "\u597d"], "\u5417"),
+        ("What?! Really?", ["What?!"], "Really?"),
+        ("twenty-one", ["twenty"], "-one"),
+        ("x", [""], "x"),
+    ],
+)
+def test_words_are_found_whole(text: str, spoken: list[str], left: str) -> None:
+    """A word that is spelled otherwise is never taken for a part of another."""
+    rest = Rest(text)
+    for word in spoken:
+        rest.spoken(word)
+    assert rest.text == left
 
 
 def test_first_audio_is_never_kept_back() -> None:
