@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 
 from services.tts.estimate import CHUNK_MS
-from tests.callers.server import ROOT
+from services.tts.remote import RemoteSpeech
+from services.worker.leases import FixedWorkers
+from services.worker.pool import WorkerPool
+from tests.callers.server import ROOT, WorkerServer
+from tests.fakes.clips import write_clip
 from tests.integration.conftest import MODELS
 
 LIMIT_S = 100
@@ -218,3 +222,20 @@ def test_a_missing_package_is_one_line(name: str) -> None:
     last = run.stderr.splitlines()[-1]
     assert "MissingExtraError" in last
     assert f"pip install 'parley[{name}]'" in last
+
+
+async def test_who_speaks_through_a_worker_needs_no_torch(tmp_path: Path) -> None:
+    """The engine runs in the environment that has it; here there are words and audio."""
+    write_clip(tmp_path / "somebody.wav")
+    flags = (
+        *("--engine", "pocket", "--offline", "--tts-references", str(tmp_path)),
+        *("--pocket-model", str(MODELS / "pocket-tiny-random" / "pocket.yaml")),
+    )
+    with WorkerServer(*flags, python=(str(PYTHON),)) as worker:
+        pool = WorkerPool(FixedWorkers([worker.address]), None)
+        pool.start()
+        speech = RemoteSpeech(pool, first_audio_limit_s=20)
+        chunks = [chunk async for chunk in speech.speak("Hello there.", "pocket/somebody", 1.0)]
+        await speech.close()
+    assert [word.text for chunk in chunks for word in chunk.words] == ["Hello", "there."]
+    assert sum(len(chunk.pcm) for chunk in chunks) > 0
