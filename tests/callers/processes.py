@@ -7,6 +7,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -162,7 +163,8 @@ def _family(pid: int) -> list[int]:
     family = [pid]
     for parent in family:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            family += [int(child) for child in task.read_text().split()]
+            with suppress(FileNotFoundError):  # A thread that has ended since it was listed.
+                family += [int(child) for child in task.read_text().split()]
     return family
 
 
