@@ -21,7 +21,7 @@ run: .venv/run.done web/dist/index.html
 	$(BIN)/python bot/main.py $(ARGS)
 
 test: .venv/test.done web/dist/index.html system-packages models check
-	PYTEST_ADDOPTS="$$(tools/without-browser.sh)" $(BIN)/python -m pytest $(ARGS)
+	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" $(BIN)/python -m pytest $(ARGS)
 
 bench: .venv/test.done web/dist/index.html system-packages models
 	$(BIN)/python -m bench $(ARGS)

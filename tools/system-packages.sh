@@ -20,7 +20,7 @@ for package; do
             "'browser' in tests/e2e (test_browser_call.py and one of test_context.py)"
         ;;
     redis-server)
-        echo "left out, for want of redis-server on the path: the tests that start a Redis"
+        echo "left out, for want of redis-server on the path: the tests marked 'redis'"
         ;;
     esac
 done

@@ -187,7 +187,6 @@ def answer(page: BrowserCaller) -> None:
     )
 
 
-@pytest.mark.skipif(not OTHER_VOICE.exists(), reason="made by `make models`")
 def test_voices_come_and_go_under_a_call(mouth: Mouth) -> None:
     """The list is that of the workers, what is chosen speaks next, and what is away comes back."""
     mine, other = f"piper/{embedded_name(24000)}", f"piper/{OTHER_VOICE.stem}"

@@ -31,7 +31,7 @@ SLOW_VOICE = Path(".cache/models/piper-medium.onnx")
 GAP_LIMIT = 1.0
 """Seconds of silence that a worker's death may cost."""
 
-pytestmark = pytest.mark.skipif(not SLOW_VOICE.exists(), reason="made by `make models`")
+pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(scope="module")

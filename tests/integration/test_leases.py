@@ -14,6 +14,8 @@ from tests.callers.redis import RedisServer
 from tests.fakes.speech_engine import FakeSpeechEngine
 from tests.fakes.worker import LocalWorker, until
 
+pytestmark = pytest.mark.redis
+
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:

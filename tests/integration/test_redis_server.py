@@ -6,9 +6,9 @@ import pytest
 from redis import Redis, exceptions
 
 from tests.callers.processes import ServerError
-from tests.callers.redis import RedisServer, installed
+from tests.callers.redis import RedisServer
 
-pytestmark = pytest.mark.skipif(not installed(), reason="redis-server is not installed")
+pytestmark = pytest.mark.redis
 
 
 @pytest.fixture

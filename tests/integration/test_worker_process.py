@@ -158,6 +158,7 @@ def small() -> Iterator[WorkerServer]:
 # The end of a process.
 
 
+@pytest.mark.redis
 async def test_sigterm_lets_what_goes_on_come_to_its_end() -> None:
     """Draining: not ready, what is new is refused, the utterance is whole, and it exits with 0."""
     # What the worker computes ahead and all sockets' buffers together do not hold.
@@ -204,6 +205,7 @@ async def test_draining_has_a_limit() -> None:
         assert "Traceback" not in worker.log
 
 
+@pytest.mark.redis
 async def test_a_killed_worker_leaves_a_lease_that_expires() -> None:
     """It says nothing any more, and within seconds nobody is sent to it; restarted, it is back."""
     with RedisServer() as redis, WorkerServer(*FLAGS, "--redis", redis.url) as worker:
@@ -339,8 +341,6 @@ async def test_the_cap_evicts_the_voice_unused_for_longest(small: WorkerServer) 
 @pytest.fixture
 def two_big_voices(tmp_path: Path) -> Path:
     """A cache with two voices that take memory."""
-    if not BIG_VOICE.exists():
-        pytest.skip("made by `make bench`")
     folder = tmp_path / "piper"
     folder.mkdir()
     for name in ("en_US-anna-medium", "en_US-berta-medium"):

@@ -1,0 +1,11 @@
+#!/bin/sh
+# The pytest options that leave out the tests of programs that are not on the path.
+set --
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+    set -- "$@" "not browser"
+fi
+command -v redis-server >/dev/null || set -- "$@" "not redis"
+case $# in
+1) echo "-m '$1'" ;;
+2) echo "-m '$1 and $2'" ;;
+esac
