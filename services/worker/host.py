@@ -59,7 +59,7 @@ class Door:
             self._metrics.utterances.labels(task, "busy").inc()
             if self.draining:
                 raise BusyError("the worker is about to stop")
-            raise BusyError(f"all places of the worker are taken: {limit} to {task}")
+            raise BusyError(f"all {limit} places of the worker are taken")
         self._change(task, 1)
         outcome = "failed"
         try:

@@ -28,7 +28,7 @@ def test_an_engine_that_does_one_at_a_time_gets_one_at_a_time() -> None:
     one = door(8, speak=1, transcribe=4)
     assert one.capacity == 5
     with one.enter("speak"):
-        with pytest.raises(BusyError, match="1 to speak"), one.enter("speak"):
+        with pytest.raises(BusyError, match="all 1 places"), one.enter("speak"):
             pass
         with one.enter("transcribe"):
             assert one.active == 2
