@@ -61,7 +61,9 @@ def listen(host: str, port: int) -> socket.socket:
         SettingsError: It cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # By the protocol asyncio knows a TCP connection, for which it turns Nagle's algorithm off: a
+    # frame of audio right behind another would else wait for the peer's delayed ACK, some 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, engines: Engines, agent: Agent) -> AsyncIterator[LocalServer]:
     """Serve on a free loopback port until the block ends; calls are then ended too."""
     calls = Calls(settings.max_calls)
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     app = create_app(settings, engines, agent, calls)

@@ -66,7 +66,7 @@ class LocalWorker:
             LocalSpeech(engine) if engine else None, hearing, language="en", capacity=capacity
         )
         self._token = token
-        self._listener = socket.socket()
+        self._listener = socket.socket(proto=socket.IPPROTO_TCP)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", port))
         self._listener.listen()
