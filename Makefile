@@ -20,8 +20,9 @@ help:
 run: .venv/run.done web/dist/index.html
 	$(BIN)/python bot/main.py $(ARGS)
 
+# Two processes: most of what the tests do is wait, in real time, for calls that they hold.
 test: .venv/test.done web/dist/index.html system-packages models check
-	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" $(BIN)/python -m pytest $(ARGS)
+	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: .venv/test.done web/dist/index.html system-packages models
 	$(BIN)/python -m bench $(ARGS)
