@@ -26,12 +26,12 @@ from pipecat.workers.runner import WorkerRunner
 from bot import pipeline
 from bot.agent import Agent
 from bot.engines import VOICE_RATE, Engines
-from bot.process import trim_memory
 from bot.settings import Settings
 from processors.hang_up import HangUpFrame
 from processors.latency import latency_observer
 from processors.rtvi import CallerRTVIProcessor
 from services.errors import UnknownVoiceError
+from services.process import trim_memory
 from services.stt.engine import SAMPLE_RATE as EAR_RATE
 from services.tts.engine import VoiceInfo
 from services.tts.service import SpeechTTSSettings

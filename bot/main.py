@@ -9,9 +9,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
     # Before the libraries that look at it are imported.
-    from bot.process import tune
+    from services.process import limit_arenas, limit_library_threads
 
-    tune()
+    limit_library_threads()
+    limit_arenas()
 
 import asyncio
 import socket
@@ -58,9 +59,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from bot.agent import AgentFileError, load_agent
     from bot.call import Calls
     from bot.engines import load_engines
-    from bot.process import freeze_garbage
     from bot.server.app import create_app
     from services import serve
+    from services.process import freeze_garbage
 
     try:
         agent = load_agent(settings.agent)

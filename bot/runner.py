@@ -11,10 +11,10 @@ from bot import settings as settings_module
 from bot.agent import Agent, load_agent
 from bot.call import Call
 from bot.engines import Engines, load_engines
-from bot.process import freeze_garbage, tune
 from bot.settings import Settings
 from services import catalog
 from services.models import models
+from services.process import freeze_garbage, limit_arenas, limit_library_threads
 
 _TRANSPORTS = {
     "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
@@ -26,7 +26,8 @@ def _shared() -> tuple[Settings, Agent, Engines]:
     """Settings, agent and engines, once a process: a runner calls `bot` for each call."""
 
     def load() -> tuple[Settings, Agent, Engines]:
-        tune()
+        limit_library_threads()
+        limit_arenas()
         settings = settings_module.load([], catalog.choices())
         agent = load_agent(settings.agent)
         engines = load_engines(settings, agent, lambda *_: None)

@@ -1,4 +1,4 @@
-"""How the process uses memory and threads, settled before any model library is imported."""
+"""How a process uses memory and threads."""
 
 import ctypes
 import gc
@@ -10,16 +10,22 @@ _M_ARENA_MAX = -8
 """Parameters of mallopt(3), from glibc's malloc.h."""
 
 
-def tune() -> None:
-    """Keep freed memory from staying with the process, and libraries from starting threads.
+def limit_library_threads() -> None:
+    """Keep OpenMP and OpenBLAS from starting threads, which compete with the engines' own.
 
-    glibc gives each thread an arena of its own, whose freed pages the next call cannot use: six
-    calls one after another grew a stock bot from 166 to 778 MB. Two arenas and a low trim threshold
-    give the memory back. The thread counts are those of OpenMP and OpenBLAS, whose pools compete
-    with the engines' own for the cores. Values that the environment sets are left alone.
+    To be called before they are imported. Counts that the environment sets are left alone.
     """
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+
+def limit_arenas() -> None:
+    """Keep freed memory from staying with the process.
+
+    glibc gives each thread an arena of its own, whose freed pages the next call cannot use: six
+    calls one after another grew a stock bot from 166 to 778 MB. Two arenas and a low trim threshold
+    give the memory back. Values that the environment sets are left alone.
+    """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

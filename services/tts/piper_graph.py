@@ -88,7 +88,7 @@ def cut(model: ModelProto) -> CutGraph:
     audio = model.graph.output[0].name
 
     channels = graph.weights[_DECODER_INPUT].dims[1]
-    stretch = {prior: [1, channels, "frames"], mask: [1, 1, "frames"]}
+    stretch: dict[str, list[int | str]] = {prior: [1, channels, "frames"], mask: [1, 1, "frames"]}
     voice: dict[str, list[int | str]] = {}
     if _DECODER_SPEAKER in graph.weights:
         embedding = graph.reader(_DECODER_SPEAKER).input[0]

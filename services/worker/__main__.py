@@ -13,6 +13,7 @@ from loguru import logger
 from services import catalog, serve
 from services.errors import EngineError
 from services.models import models
+from services.process import freeze_garbage, limit_arenas
 from services.settings import SettingsError, blame
 from services.stt.engine import HearingEngine
 from services.stt.local import LocalHearing
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0 after a stop that was asked for, 2 for a setting that is wrong.
     """
+    limit_arenas()
     try:
         settings = worker_settings.load(argv, _choices())
         serve.log_to_stderr(settings.log_level)
@@ -130,6 +132,7 @@ async def _run(settings: WorkerSettings, listener: socket.socket) -> None:
     models.limit(settings.resident_cap, ttl_s)
     with serve.progress() as progress:
         speaks, hears = await asyncio.to_thread(_load, settings, progress)
+    freeze_garbage()
     port = listener.getsockname()[1]
     worker = Worker(settings, settings.url(port), speaks, hears)
     token = settings.worker_token.get_secret_value() if settings.worker_token else None
