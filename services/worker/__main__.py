@@ -82,6 +82,10 @@ class Worker:
         self._url = url
         self._speaks = speaks
         self._hears = hears
+        # Kept ready: to look for voices and versions takes milliseconds, and a lease is told in the
+        # middle of utterances.
+        self._voices = speaks.voices() if speaks else ()
+        self._version = version("parley")
         self.host: Host = open_host(
             LocalSpeech(speaks) if speaks else None,
             LocalHearing(hears) if hears else None,
@@ -98,17 +102,16 @@ class Worker:
 
     def lease(self) -> Lease:
         """What it is at this moment."""
-        voices = self._speaks.voices() if self._speaks else ()
         return Lease(
             url=self._url,
             engine=self._speaks.name if self._speaks else "",
-            voices=voices,
+            voices=self._voices,
             resident=self._speaks.loaded() if self._speaks else (),
             hears=self._hears.name if self._hears else "",
             capacity=self.host.door.capacity,
             calls=self.host.door.active,
             draining=self.host.door.draining,
-            version=version("parley"),
+            version=self._version,
         )
 
     async def drain(self) -> None:
@@ -119,9 +122,11 @@ class Worker:
                 await asyncio.gather(self.sockets.drain(), self.host.door.wait_until_empty())
 
     async def keep_models(self) -> None:
-        """Evict models that nobody has used for long, and tell how many there are."""
+        """Evict models that nobody has used for long, and see which there are."""
         while True:
             await asyncio.to_thread(models.evict)
+            if self._speaks:
+                self._voices = await asyncio.to_thread(self._speaks.voices)
             self.host.metrics.resident.set(len(models.resident()))
             await asyncio.sleep(min(EVICT_S, (self._settings.ttl_ms or math.inf) / 1000))
 
