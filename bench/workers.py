@@ -69,8 +69,9 @@ is 4 ms where there are 250 of them a second: what is measured is up to two of t
 BUSY = 0.5
 """The share of a core above which the worker computes: what it does with a socket takes less."""
 
-QUIET_S = 0.25
-"""Seconds without computing after which it has ended."""
+QUIET_S = 0.1
+"""Seconds without computing after which it has ended: synthesis takes no such break, and what a
+worker does now and then besides is not taken for it."""
 
 SILENCE_LIMIT_S = 30.0
 """Seconds that a worker may take here: it is to be measured, not left, on a busy machine."""
