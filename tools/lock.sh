@@ -9,7 +9,7 @@ compile() {
 }
 uv=$1
 compile requirements.lock pyproject.toml --extra piper --extra whisper --extra pocketsphinx \
-    --extra wyoming
+    --extra wyoming --extra daily --extra livekit
 compile requirements-test.lock --group test --constraint requirements.lock
 compile requirements-models.lock pyproject.toml --group models --constraint requirements.lock
 # torch's CPU build needs none of the CUDA packages; pip adds them where the other build is taken.

@@ -6,6 +6,7 @@ if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; the
     set -- chromium chromium-driver
 fi
 command -v redis-server >/dev/null || set -- "$@" redis-server
+command -v turnserver >/dev/null || set -- "$@" coturn
 [ $# -gt 0 ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing $*"
@@ -18,6 +19,9 @@ for package; do
     chromium)
         echo "left out, for want of chromium and chromedriver on the path: the tests marked" \
             "'browser' in tests/e2e (test_browser_call.py and one of test_context.py)"
+        ;;
+    coturn)
+        echo "left out, for want of turnserver on the path: the tests marked 'coturn'"
         ;;
     redis-server)
         echo "left out, for want of redis-server on the path: the tests marked 'redis'"
