@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     TTSSpeakFrame,
     TTSUpdateSettingsFrame,
 )
+from pipecat.observers.base_observer import BaseObserver
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frameworks.rtvi import RTVIObserverParams, RTVIProcessor
@@ -26,8 +27,11 @@ from pipecat.workers.runner import WorkerRunner
 from bot import pipeline
 from bot.agent import Agent
 from bot.engines import VOICE_RATE, Engines
+from bot.line import Line, LineError
+from bot.records import Records
 from bot.settings import Settings
-from processors.hang_up import HangUpFrame
+from processors.frame_log import FrameLog
+from processors.hang_up import HangUpFrame, TransferFrame
 from processors.latency import latency_observer
 from processors.rtvi import CallerRTVIProcessor
 from services.errors import UnknownVoiceError
@@ -38,7 +42,6 @@ from services.tts.service import SpeechTTSSettings
 
 CLIENT_READY_SECONDS = 1.0
 """How long the greeting waits for a client that opened a data channel to say that it is ready."""
-
 
 HANG_UP_SECONDS = 15.0
 """How long the agent's last words may take before the call is ended without them."""
@@ -51,6 +54,8 @@ class EndReason(StrEnum):
     IDLE = "idle"
     MAX_LENGTH = "max-length"
     SHUTDOWN = "shutdown"
+    TRANSFER = "transfer"
+    VOICEMAIL = "voicemail"
 
 
 class Call:
@@ -58,64 +63,78 @@ class Call:
 
     def __init__(
         self,
-        transport: BaseTransport,
+        line: Line,
         engines: Engines,
         agent: Agent,
         settings: Settings,
         *,
         voice: str | None = None,
-        awaits_client: bool = False,
+        records: Records | None = None,
     ) -> None:
-        """Build a call on a transport that is about to connect.
+        """Build a call on a line that is about to connect.
 
         Args:
-            transport: What carries the audio.
+            line: What carries it.
             engines: What speaks, hears and thinks.
             agent: Who answers.
             settings: The settings in force.
             voice: A voice other than the agent's own.
-            awaits_client: Whether an RTVI client is expected, which the greeting then waits for.
+            records: Where its record goes, if it is to have one.
         """
         self.id = uuid4().hex
+        self.line = line
         self.voice = ""
         """The voice that the next sentence is spoken with; empty while nobody speaks."""
+        self.ended = asyncio.Event()
+        """Set when the call is over and its line closed."""
         self._wanted = voice or engines.wanted_voice()
         self._engines = engines
         self._choose_voice()
         self._agent = agent
         self._settings = settings
-        self._awaits_client = awaits_client
         self._idle_prompts = 0
         self._connected = asyncio.Event()
         self._client_ready = asyncio.Event()
         self._hanging_up = asyncio.Event()
+        self._cancelled = False
         self._conversation = pipeline.build(
-            transport,
+            line.transport,
             engines.stt(agent),
             engines.llm(agent),
             engines.tts(self.voice),
             agent,
             settings,
+            can_transfer=line.can_transfer,
+            listen=engines.listen,
         )
+        observers: list[BaseObserver] = [latency_observer(self._tell_latency)]
+        self.record = records and records.begin(
+            self.id,
+            line.origin,
+            rate=line.sample_rate or EAR_RATE,
+            about={"agent": agent.name, "voice": self.voice},
+        )
+        if self.record:
+            observers.append(FrameLog(self.record, line.transport))
         self._worker = PipelineWorker(
             self._conversation.pipeline,
             params=PipelineParams(
-                audio_in_sample_rate=EAR_RATE,
-                audio_out_sample_rate=VOICE_RATE,
+                audio_in_sample_rate=line.sample_rate or EAR_RATE,
+                audio_out_sample_rate=line.sample_rate or VOICE_RATE,
                 enable_metrics=True,
                 enable_usage_metrics=True,
             ),
-            observers=[latency_observer(self._send)],
+            observers=observers,
             # Silence is the caller's right: idle prompts and the longest call end a call instead.
             idle_timeout_secs=None,
             conversation_id=self.id,
             # What tools find in `params.app_resources`.
             app_resources=self,
-            rtvi_processor=CallerRTVIProcessor(),
+            rtvi_processor=CallerRTVIProcessor(also=line.client_messages),
             rtvi_observer_params=RTVIObserverParams(metrics_enabled=False),
         )
         self._runner = WorkerRunner(handle_sigint=False)
-        self._listen(transport)
+        self._listen(line.transport)
 
     @property
     def context(self) -> LLMContext:
@@ -128,11 +147,15 @@ class Call:
         await self._runner.add_workers(self._worker)
         watch = asyncio.create_task(self._watch(), name=f"call {self.id}: watch")
         try:
-            await self._runner.run()
+            # A runner that is told to stop before it runs forgets it.
+            if not self._cancelled:
+                await self._runner.run()
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+            if self.record:
+                self.record.end()
             logger.info("call {}: ended", self.id)
 
     async def hang_up(self, reason: EndReason, say: str) -> None:
@@ -173,6 +196,7 @@ class Call:
 
     async def cancel(self) -> None:
         """End the call at once."""
+        self._cancelled = True
         await self._runner.cancel()
 
     def _listen(self, transport: BaseTransport) -> None:
@@ -185,12 +209,15 @@ class Call:
 
         @transport.event_handler("on_client_disconnected")
         async def disconnected(_: BaseTransport, _client: object) -> None:
-            await self._runner.cancel(EndReason.HANGUP.value)
+            if not self.line.occupied:
+                await self._runner.cancel(EndReason.HANGUP.value)
 
         @rtvi.event_handler("on_client_ready")
         async def ready(_: RTVIProcessor) -> None:
             self._client_ready.set()
             await self._tell_voices()
+            if wake_word := self._conversation.wake_word:
+                await self._send(wake_word.state())
 
         @rtvi.event_handler("on_client_message")
         async def message(rtvi: RTVIProcessor, message: ClientMessage) -> None:
@@ -209,25 +236,35 @@ class Call:
             await self._prompt_idle_caller()
 
         # Whatever was queued ahead of the frame has been played when it reaches the end.
-        worker.set_reached_downstream_filter((EndWorkerFrame,))
+        worker.set_reached_downstream_filter((EndWorkerFrame, TransferFrame))
 
         @worker.event_handler("on_frame_reached_downstream")
-        async def ending(_: PipelineWorker, frame: EndWorkerFrame) -> None:
-            reason = str(frame.reason or EndReason.HANGUP)
-            await self._send({"type": "call-ended", "reason": reason})
+        async def reached(_: PipelineWorker, frame: EndWorkerFrame | TransferFrame) -> None:
+            if isinstance(frame, TransferFrame):
+                await self._transfer(frame.to)
+            else:
+                reason = str(frame.reason or EndReason.HANGUP)
+                await self._send({"type": "call-ended", "reason": reason})
 
     async def _watch(self) -> None:
         """Greet the caller, and end a call that never connects or goes on for too long."""
         try:
-            await asyncio.wait_for(self._connected.wait(), self._settings.connect_seconds)
+            limit = self.line.connect_seconds or self._settings.connect_seconds
+            await asyncio.wait_for(self._connected.wait(), limit)
         except TimeoutError:
             logger.warning("call {}: the caller did not connect in time", self.id)
             await self.cancel()
             return
-        if self._awaits_client:
+        if self.line.awaits_client:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._client_ready.wait(), CLIENT_READY_SECONDS)
-        if self._agent.greeting:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.line.until_heard(), CLIENT_READY_SECONDS)
+        if self.record and self._settings.record_notice:
+            notice = TTSSpeakFrame(self._settings.record_notice)
+            notice.interruptible = False
+            await self._worker.queue_frame(notice)
+        if self._agent.greeting and not self._conversation.wake_word:
             await self._worker.queue_frame(TTSSpeakFrame(self._agent.greeting))
         try:
             await asyncio.wait_for(self._hanging_up.wait(), self._settings.max_call_seconds)
@@ -247,6 +284,21 @@ class Call:
                 [{"role": "developer", "content": self._agent.idle_prompt}], run_llm=True
             )
         )
+
+    async def _transfer(self, to: str) -> None:
+        """Have the line transferred; the agent goes on with the call where that fails."""
+        try:
+            await self.line.transfer(to)
+        except LineError as error:
+            logger.warning("call {}: not transferred: {}", self.id, error)
+            await self._worker.queue_frame(
+                LLMMessagesAppendFrame(
+                    [{"role": "developer", "content": self._agent.transfer_failed}], run_llm=True
+                )
+            )
+        else:
+            logger.info("call {}: transferred", self.id)
+            await self._runner.cancel(EndReason.TRANSFER.value)
 
     async def _set_voice(self, rtvi: RTVIProcessor, message: ClientMessage) -> None:
         """Speak the next sentence with the voice that the client asks for."""
@@ -280,6 +332,12 @@ class Call:
                 }
             )
 
+    async def _tell_latency(self, message: dict[str, Any]) -> None:
+        """Tell the client and the record of a turn's latency."""
+        if self.record:
+            self.record.note("turn-latency", **{k: v for k, v in message.items() if k != "type"})
+        await self._send(message)
+
     async def _send(self, message: dict[str, Any]) -> None:
         """Tell the call's client something, as an RTVI server message."""
         await self._worker.rtvi.send_server_message(message)
@@ -292,13 +350,20 @@ class TooManyCallsError(Exception):
 class Calls:
     """The calls of a process: admitted up to a limit, owned until they have ended."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, settings: Settings, engines: Engines, agent: Agent) -> None:
         """Start with none.
 
         Args:
-            limit: The most calls at once.
+            settings: The settings in force.
+            engines: What the agent speaks, hears and thinks with.
+            agent: Who answers.
         """
-        self.limit = limit
+        self.limit = settings.max_calls
+        self._settings = settings
+        self._engines = engines
+        self._agent = agent
+        self.records = Records(settings, settings.record) if settings.record else None
+        """The records of calls, where they are kept."""
         self.draining = False
         self._calls: dict[asyncio.Task[None], Call] = {}
         self._trimming: asyncio.Future[None] | None = None
@@ -316,31 +381,41 @@ class Calls:
         """Whether the next call would be turned away."""
         return self.draining or len(self) >= self.limit
 
-    def start(self, build: Callable[[], Call], close: Callable[[], Awaitable[None]]) -> Call:
+    def start(self, open_line: Callable[[], Line], voice: str | None = None) -> Call:
         """Build a call and carry it in a task of its own.
 
         Args:
-            build: Makes the call.
-            close: Lets go of what carried it, however it ended.
+            open_line: Makes what carries it, where there is room; the call closes it.
+            voice: A voice other than the agent's own; it must be one of the engines'.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.
         """
         if self.full:
             raise TooManyCallsError
-        call = build()
-        task = asyncio.create_task(self._carry(call, close), name=f"call {call.id}")
+        call = Call(
+            open_line(),
+            self._engines,
+            self._agent,
+            self._settings,
+            voice=voice,
+            records=self.records,
+        )
+        task = asyncio.create_task(self._carry(call), name=f"call {call.id}")
         self._calls[task] = call
         task.add_done_callback(self._ended)
         return call
 
-    async def _carry(self, call: Call, close: Callable[[], Awaitable[None]]) -> None:
+    async def _carry(self, call: Call) -> None:
         try:
             await call.run()
         except Exception:
             logger.exception("a call ended with an error")
         finally:
-            await close()
+            try:
+                await call.line.close()
+            finally:
+                call.ended.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._calls.pop(task, None)
@@ -350,13 +425,9 @@ class Calls:
             gc.collect()
         self._trimming = asyncio.get_running_loop().run_in_executor(None, trim_memory)
 
-    async def follow_voices(self, engines: Engines) -> None:
-        """Keep the calls' voices up to date for as long as they can change.
-
-        Args:
-            engines: What the calls speak with.
-        """
-        async for _ in engines.voice_changes():
+    async def follow_voices(self) -> None:
+        """Keep the calls' voices up to date for as long as they can change."""
+        async for _ in self._engines.voice_changes():
             for call in self:
                 await call.update_voices()
 

@@ -1,5 +1,6 @@
 """The conversation: one list of processors, in the order in which frames flow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,10 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from bot.agent import Agent
 from bot.settings import Settings
+from processors.digits import Digits, DigitsTurnStop
 from processors.hang_up import HangUp
 from processors.llm_apology import LLMApology
+from processors.wake_word import Listener, WakeWord
 from services.detectors import SharedSileroVADAnalyzer, SharedSmartTurnAnalyzer
 from services.tts.service import SpeechTTSService
 
@@ -38,11 +41,13 @@ class Conversation:
         pipeline: The processors, joined.
         context: What the LLM knows: what was said, and the tools.
         caller: Gathers the caller's turns.
+        wake_word: What waits for the wake word, if anything does.
     """
 
     pipeline: Pipeline
     context: LLMContext
     caller: LLMUserAggregator
+    wake_word: WakeWord | None
 
 
 def build(
@@ -52,9 +57,26 @@ def build(
     tts: SpeechTTSService,
     agent: Agent,
     settings: Settings,
+    *,
+    can_transfer: bool = False,
+    listen: Callable[[], Listener] | None = None,
 ) -> Conversation:
-    """One call's conversation."""
-    context = LLMContext(tools=agent.tool_functions())
+    """One call's conversation.
+
+    Args:
+        transport: What carries it.
+        stt: What hears.
+        llm: What thinks.
+        tts: What speaks.
+        agent: Who answers.
+        settings: The settings in force.
+        can_transfer: Whether the caller can be put through to somebody else.
+        listen: Begins to listen for the wake word; None where none is needed.
+    """
+    wake_word = listen and WakeWord(
+        listen, seconds=settings.wake_seconds, greeting=agent.greeting, woken=agent.woken
+    )
+    context = LLMContext(tools=agent.tool_functions(can_transfer=can_transfer))
     caller, answers = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(
@@ -66,14 +88,17 @@ def build(
                     min_volume=settings.vad_min_volume,
                 )
             ),
-            user_turn_strategies=UserTurnStrategies(stop=[_turn_end(settings)]),
-            user_idle_timeout=settings.idle_seconds,
+            user_turn_strategies=UserTurnStrategies(stop=[DigitsTurnStop(), _turn_end(settings)]),
+            # Who has to say a wake word is silent most of the time.
+            user_idle_timeout=0 if wake_word else settings.idle_seconds,
         ),
     )
     pipeline = Pipeline(
         [
             transport.input(),
+            *([wake_word] if wake_word else []),
             stt,
+            Digits(pause_seconds=settings.digits_seconds),
             caller,
             LLMApology(apology=agent.apology, out_of_order=agent.out_of_order),
             llm,
@@ -83,7 +108,7 @@ def build(
             answers,
         ]
     )
-    return Conversation(pipeline, context, caller)
+    return Conversation(pipeline, context, caller, wake_word)
 
 
 def _turn_end(settings: Settings) -> BaseUserTurnStopStrategy:

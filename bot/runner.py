@@ -11,6 +11,7 @@ from bot import settings as settings_module
 from bot.agent import Agent, load_agent
 from bot.call import Call
 from bot.engines import Engines, load_engines
+from bot.line import Line, Origin
 from bot.settings import Settings
 from services import catalog
 from services.models import models
@@ -45,4 +46,4 @@ async def carry(runner_args: RunnerArguments) -> None:
     """
     settings, agent, engines = await asyncio.to_thread(_shared)
     transport = await create_transport(runner_args, _TRANSPORTS)
-    await Call(transport, engines, agent, settings).run()
+    await Call(Line(transport, Origin("runner")), engines, agent, settings).run()

@@ -1,4 +1,4 @@
-"""The agent's side of a hang-up: say goodbye, let it be heard, end the call."""
+"""The agent's side of a hang-up or a transfer: say goodbye, let it be heard, end the call."""
 
 from dataclasses import dataclass, field
 
@@ -30,8 +30,24 @@ class HangUpFrame(ControlFrame):
     reason: str = "goodbye"
 
 
+@dataclass
+class TransferFrame(ControlFrame):
+    """Asks for the call to be transferred once what the agent has said was heard.
+
+    It reaches the pipeline's end in its order, where the call has its line transferred.
+
+    Parameters:
+        to: A number in E.164, or a SIP address.
+    """
+
+    interruptible: bool = field(default=False, init=False)
+    to: str = ""
+
+
 class HangUp(FrameProcessor):
     """Turns a `HangUpFrame` into a goodbye and an `EndWorkerFrame` behind it.
+
+    A `TransferFrame`, too, is held until the answer that it came in is complete.
 
     It stands between the LLM and the TTS, where it sees whether the model, which asked to hang up
     with a tool call, has said anything in the same answer. Whatever it pushes follows that answer;
@@ -51,6 +67,7 @@ class HangUp(FrameProcessor):
         self._answering = False
         self._said_something = False
         self._wanted: HangUpFrame | None = None
+        self._transfer: TransferFrame | None = None
         self._hung_up = False
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -63,6 +80,8 @@ class HangUp(FrameProcessor):
         await super().process_frame(frame, direction)
         if isinstance(frame, HangUpFrame):
             self._wanted = frame
+        elif isinstance(frame, TransferFrame):
+            self._transfer = frame
         else:
             await self.push_frame(frame, direction)
         if isinstance(frame, LLMFullResponseStartFrame):
@@ -71,6 +90,9 @@ class HangUp(FrameProcessor):
             self._said_something = self._said_something or bool(frame.text.strip())
         elif isinstance(frame, (LLMFullResponseEndFrame, InterruptionFrame)):
             self._answering = False
+        if self._transfer and not self._answering:
+            transfer, self._transfer = self._transfer, None
+            await self.push_frame(transfer)
         if self._wanted and not self._answering and not self._hung_up:
             self._hung_up = True
             await self._hang_up(self._wanted)

@@ -39,7 +39,7 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serve(settings: Settings, engines: Engines, agent: Agent) -> AsyncIterator[LocalServer]:
     """Serve on a free loopback port until the block ends; calls are then ended too."""
-    calls = Calls(settings.max_calls)
+    calls = Calls(settings, engines, agent)
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
