@@ -21,6 +21,6 @@ class BusyError(EngineError):
     """Whoever would do it has as much to do as it can do well; ask again, or ask another."""
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line of bearable length; its class where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def one_line(said: object) -> str:
+    """What an error or a peer says, on one line of bearable length; at the least its class."""
+    return " ".join(str(said).split())[:200] or type(said).__name__

@@ -80,9 +80,21 @@ def secret(description: str, **kwargs: Any) -> Any:
     return Field(default=None, description=description, **kwargs)
 
 
+def revealed(key: SecretStr | None) -> str:
+    """A secret as it is; empty where there is none."""
+    return key.get_secret_value() if key else ""
+
+
 def masked(text: str) -> str:
     """A text that may hold addresses, without the passwords that these may hold."""
     return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def secrets_of(settings: BaseSettings) -> list[str]:
+    """The secrets in force, each of those that are several: what no log may show."""
+    values = (getattr(settings, name) for name in type(settings).model_fields)
+    secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    return [part for secret in secrets for part in secret.split(",") if part]
 
 
 def _has_flag(field: FieldInfo) -> bool:
@@ -394,8 +406,10 @@ def _placeholder(name: str, field: FieldInfo, choices: Mapping[str, Sequence[str
     if get_origin(annotation) is list:
         return "LIST"
     types = get_args(annotation) or (annotation,)
-    names = {int: "N", float: "X", Path: "PATH", str: "NAME"}
-    return next((names[t] for t in types if t in names), "URL")
+    # A text among a type's annotations is how the type is shown.
+    shown = (m for t in types for m in getattr(t, "__metadata__", ()) if isinstance(m, str))
+    names = {int: "N", float: "X", Path: "PATH", str: "NAME", Key: "SECRET"}
+    return next(shown, None) or next((names[t] for t in types if t in names), "URL")
 
 
 def _spelling(settings: type[BaseSettings], name: str, given: Mapping[str, Any]) -> str:
@@ -411,6 +425,7 @@ def _one_line(settings: type[BaseSettings], error: ValidationError, given: dict[
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     shown = ""
-    if _has_flag(settings.model_fields[name]):
+    field = settings.model_fields[name]
+    if _has_flag(field) and Key not in get_args(field.annotation):
         shown = f" (it is {masked(repr(first['input']))})"
     return f"{_spelling(settings, name, given)}: {message}{shown}"

@@ -168,6 +168,8 @@ def _obey(instruction: str, talk: _Talk) -> Reply:
         return _farewell(f"{reason}Goodbye!", talk)
     if silent:
         return Reply(_STILL_THERE)
+    if re.search(r"\btransfer\b.*\bnot\b", words):
+        return Reply("I'm sorry, I couldn't put you through. What else can I do for you?")
     if re.search(r"\bnot (recogni[sz]ed|clear|understood|heard)\b", words):
         return Reply(f"{_DIDNT_CATCH} {_SHALL_I_GO_ON if talk.rest_of_story() else ''}".strip())
     return Reply(_introduction(talk))
@@ -184,6 +186,12 @@ def _report(turn: Turn, talk: _Talk) -> Reply:
                 return Reply(_rolls(result))
             case "change_voice":
                 return Reply(_voice(result))
+            case "transfer_call":
+                return Reply(
+                    f"I can't do that. I can put you through to {_listed(result['names'])}."
+                )
+            case "ask_for_digits":
+                return Reply(_pressed(result.get("digits", "")))
             case _:
                 return Reply("That's done.")
     except (KeyError, TypeError, ValueError):
@@ -204,14 +212,40 @@ def _rolls(result: Mapping[str, Any]) -> str:
     rolls = [int(roll) for roll in result["rolls"]]
     if len(rolls) == 1:
         return f"You rolled {rolls[0]}."
-    listed = f"{', '.join(map(str, rolls[:-1]))} and {rolls[-1]}"
-    return f"You rolled {listed}, which makes {sum(rolls)}."
+    return f"You rolled {_listed(rolls)}, which makes {sum(rolls)}."
+
+
+def _listed(things: Sequence[object]) -> str:
+    *others, last = map(str, things)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _voice(result: Mapping[str, Any]) -> str:
     if "error" in result:
         return "I'm afraid I have no such voice."
     return "This is what I sound like now."
+
+
+def _pressed(keys: str) -> str:
+    if not (digits := re.findall(r"\d", keys)):
+        return "You pressed no digits."
+    return f"You pressed {' '.join(digits)}."
+
+
+def _keys(talk: _Talk) -> Reply:
+    return Reply(_pressed(talk.words))
+
+
+def _ask_for_keys(talk: _Talk) -> Reply | None:
+    if "ask_for_digits" not in talk.tools:
+        return None
+    return Reply("Please press the digits, and the hash key at the end.", Call("ask_for_digits"))
+
+
+def _put_through(talk: _Talk) -> Reply | None:
+    if "transfer_call" not in talk.tools:
+        return None
+    return Reply("One moment, please.", Call("transfer_call", {"to": talk.words}))
 
 
 def _goodbye(talk: _Talk) -> Reply:
@@ -344,6 +378,16 @@ _Rule = Callable[[_Talk], Reply | None]
 # The first rule whose pattern is found in the caller's words, and which has an answer, wins. What
 # asks for something comes before what is merely polite: "hello, what time is it".
 _TABLE: tuple[tuple[str, _Rule], ...] = (
+    (r"^dtmf\b", _keys),
+    (
+        r"\b(put|get) me (through|on) to\b|\b(transfer|connect|forward) (me|this call|the call)\b"
+        r"|\b(speak|talk) (to|with) (a|an|the|your|my|somebody|someone)\b",
+        _put_through,
+    ),
+    (
+        r"\b(press|type|key|enter|dial)\b.*\b(digits?|numbers?|codes?|pin|keys?|keypad)\b",
+        _ask_for_keys,
+    ),
     (
         r"\b(good ?bye|bye|farewell|see you|good night|talk to you later|that is all"
         r"|hang up|end (the|this) (call|conversation))\b",

@@ -93,6 +93,11 @@ class HearingSTTService(SegmentedSTTService):
         """The ISO 639-1 code of a language: engines know no regions."""
         return str(language.value).split("-")[0]
 
+    async def cleanup(self) -> None:
+        """End the task that Pipecat forgets where a call is cancelled while it starts."""
+        await self._cancel_segment_task()
+        await super().cleanup()
+
     async def process_audio_frame(
         self, frame: InputAudioRawFrame, direction: FrameDirection
     ) -> None:

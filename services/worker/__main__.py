@@ -14,7 +14,7 @@ from services import catalog, serve
 from services.errors import EngineError
 from services.models import models
 from services.process import freeze_garbage, limit_arenas
-from services.settings import SettingsError, blame
+from services.settings import SettingsError, blame, secrets_of
 from services.stt.engine import HearingEngine
 from services.stt.local import LocalHearing
 from services.tts.engine import SpeechEngine
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     limit_arenas()
     try:
         settings = worker_settings.load(argv, _choices())
-        serve.log_to_stderr(settings.log_level)
+        serve.log_to_stderr(settings.log_level, secrets_of(settings))
         with serve.listen(settings.host, settings.port) as listener:
             asyncio.run(_run(settings, listener))
     except (SettingsError, EngineError) as error:

@@ -19,6 +19,7 @@ async def ask(
     *,
     host: str = "127.0.0.1",
     allowed: Sequence[str] = (),
+    public: str | None = None,
 ) -> tuple[bool, list[dict[str, Any]]]:
     """Whether the application was reached, and what was answered in its place."""
     reached = False
@@ -36,7 +37,9 @@ async def ask(
         raise AssertionError("nothing has to be read")
 
     headers = [(b"host", name), (b"origin", origin)]
-    guard = Guard(application, host=host, allowed_origins=allowed, cure="; allow it")
+    guard = Guard(
+        application, host=host, allowed_origins=allowed, public_url=public, cure="; allow it"
+    )
     scope = {"type": kind, "headers": [(k, v.encode("latin-1")) for k, v in headers if v]}
     await guard(scope, receive, send)
     assert reached is not bool(sent)
@@ -99,6 +102,52 @@ async def test_pages_of_its_own_and_of_allowed_origins_may_call(
     """Wherever it listens, no other page is served; what is no page says no origin."""
     reached, _ = await ask(kind, "localhost:7860", origin, host=host, allowed=[SHOP])
     assert reached is served
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("name", "served", "nearby"),
+    [
+        ("agent.example", True, False),
+        ("AGENT.example:8443", True, False),
+        ("localhost:7860", True, False),
+        ("shop.example", True, False),
+        ("bot:7860", False, True),
+        ("10.0.0.5:7860", False, True),
+        ("0.0.0.0:7860", False, True),
+        ("[fd00::5]:7860", False, True),
+        ("evil.example", False, False),
+        ("10.0.0.5.evil.example", False, False),
+        ("agent.example.evil.example", False, False),
+        ("1.2.3", False, False),
+        ("[::1", False, False),
+        (None, False, False),
+    ],
+)
+async def test_a_server_with_a_public_address_answers_to_that(
+    kind: str, name: str | None, served: bool, nearby: bool
+) -> None:
+    """Wherever it listens; on a network also to numbers and to names that no stranger can have."""
+    public = "https://agent.example/below"
+    on_network = await ask(kind, name, host="0.0.0.0", allowed=[SHOP], public=public)
+    assert on_network[0] is (served or nearby)
+    assert (await ask(kind, name, allowed=[SHOP], public=public))[0] is served
+
+
+@pytest.mark.parametrize(
+    ("public", "origin"),
+    [
+        ("https://agent.example", "https://agent.example"),
+        ("https://Agent.Example:443/below", "https://agent.example"),
+        ("http://agent.example:8080", "http://agent.example:8080"),
+        ("http://[fd00::5]:80", "http://[fd00::5]"),
+    ],
+)
+async def test_its_own_page_may_call_from_there(public: str, origin: str) -> None:
+    """Also where a proxy asks for the server under another name than the browser did."""
+    for host in ("127.0.0.1", "0.0.0.0"):
+        assert (await ask("http", "localhost:7860", origin, host=host, public=public))[0]
+        assert not (await ask("http", "localhost:7860", ELSEWHERE, host=host, public=public))[0]
 
 
 async def test_a_refusal_says_why() -> None:
