@@ -1,0 +1,1 @@
+"""Calls over the telephone: carriers that carry a call's audio over a WebSocket of ours."""
