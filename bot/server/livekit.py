@@ -1,0 +1,440 @@
+"""Calls in LiveKit rooms.
+
+`POST /start` makes a room for one caller. `POST /livekit/webhook` is where LiveKit tells who has
+joined which room: in those whose names begin with our prefix, where SIP callers are put too, the
+agent answers. `--livekit-room` joins a room by its name.
+
+What LiveKit says and takes is as in its documents "Webhooks & events", "SIP participant", "Room
+service API" and "Call forwarding". Its packages are an extra, imported where they are used.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, HTTPException, Request
+from loguru import logger
+
+from bot.agent import Agent
+from bot.call import Call, Calls, TooManyCallsError
+from bot.line import Line, LineError, Origin
+from bot.server.openapi import answers
+from bot.server.ways import livekit_lacks
+from bot.server.web import StartBody, busy
+from bot.settings import Settings, SettingsError
+from services.errors import one_line
+from services.settings import revealed
+
+if TYPE_CHECKING:
+    from livekit.api import LiveKitAPI, ParticipantInfo, WebhookEvent
+
+    from bot.server.livekit_transport import RoomTransport
+
+TOKEN_LIFE = timedelta(minutes=2)
+"""How long a token lets somebody in; LiveKit renews it for who is in the room."""
+
+EMPTY_SECONDS = 60
+"""How long a room that we made waits for the first to come."""
+
+LEAVE_SECONDS = 5.0
+"""How long the process waits at its end for what it has not left yet."""
+
+API_SECONDS = 5.0
+"""How long LiveKit's API may take to answer."""
+
+RING_SECONDS = 30
+"""How long the telephone of someone to whom a caller is transferred may ring."""
+
+EVENT_SECONDS = 300
+"""How old an event may be: LiveKit's signature of one is good for five minutes."""
+
+
+class Kind(IntEnum):
+    """What a participant is, where it matters: `ParticipantInfo.Kind` of livekit_models.proto."""
+
+    INGRESS = 1
+    EGRESS = 2
+    SIP = 3
+    AGENT = 4
+
+
+_MACHINES = (Kind.INGRESS, Kind.EGRESS, Kind.AGENT)
+
+
+class LiveKitLine(Line):
+    """The agent's place in a LiveKit room."""
+
+    transport: "RoomTransport"
+
+    def __init__(self, server: "LiveKit", room: str, transport: "RoomTransport", origin: Origin):
+        """Take a place in a room.
+
+        Args:
+            server: Where the room is.
+            room: Its name.
+            transport: What carries the audio.
+            origin: Where the call comes from.
+        """
+        super().__init__(transport, origin)
+        self.can_transfer = "sip.callID" in origin.data
+        self._server = server
+        self._room = room
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a person is in the room."""
+        return any(kind not in _MACHINES for kind in self.transport.participants().values())
+
+    async def until_heard(self) -> None:
+        """Return once somebody receives the agent's audio, which takes LiveKit a moment."""
+        await self.transport.until_heard()
+
+    async def transfer(self, to: str) -> None:
+        """Have the caller's telephone company connect them with someone else; see `Line`."""
+        others = self.transport.participants().items()
+        callers = [identity for identity, kind in others if kind == Kind.SIP]
+        if not callers:
+            raise LineError("nobody in the room came by telephone")
+        await self._server.transfer(self._room, callers[0], to)
+
+    async def close(self) -> None:
+        """Leave the room, and end it where it is ours."""
+        await self._server.leave(self._room)
+
+
+class LiveKit:
+    """A LiveKit server, and our calls in its rooms."""
+
+    def __init__(self, settings: Settings, agent: Agent, calls: Calls) -> None:
+        """Read the settings; nothing is asked of the server.
+
+        Args:
+            settings: The settings in force.
+            agent: Who answers.
+            calls: Where the calls go.
+
+        Raises:
+            SettingsError: A room is to be joined, but the server is not known.
+        """
+        self.url = settings.livekit_url or ""
+        self.lacks = livekit_lacks(settings)
+        if self.lacks and settings.livekit_room:
+            raise SettingsError(f"--livekit-room: {self.lacks}")
+        self._key = revealed(settings.livekit_api_key)
+        self._secret = revealed(settings.livekit_api_secret)
+        self._named_room = settings.livekit_room
+        self._prefix = settings.livekit_prefix
+        # LiveKit's webhook tells of these rooms too, but their calls have begun already.
+        self._made_prefix = f"{settings.livekit_prefix}start-"
+        self._agent = agent
+        self._calls = calls
+        self._rooms: set[str] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        # The events that began calls, and when they happened, in seconds since 1970.
+        self._events: dict[str, float] = {}
+        if not self.lacks and settings.log_level != "debug":
+            # They name participants and rooms, and SIP names both after the caller's number.
+            logger.disable("pipecat.transports.livekit")
+            logging.getLogger("livekit").setLevel(logging.CRITICAL)
+
+    async def open(self) -> None:
+        """Join the room that the settings name, or log why not."""
+        if not (room := self._named_room):
+            return
+        try:
+            await self._participants(room)
+            self._join(room, Origin("livekit", id=room))
+        except _api_errors() as error:
+            logger.warning("--livekit-room {}: not joined: LiveKit: {}", room, one_line(error))
+        except TooManyCallsError:
+            logger.warning("--livekit-room {}: not joined: all lines are busy", room)
+
+    async def close(self) -> None:
+        """Leave the rooms that were entered when their calls were over already."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LEAVE_SECONDS)
+
+    async def start(self, body: StartBody) -> dict[str, Any]:
+        """Make a room, and send the agent in.
+
+        Args:
+            body: What was asked for; its voice is one of the engines'.
+
+        Returns:
+            The server's `url`, the `room`, a `token` that lets one person in, and `sessionId`, the
+            call's id.
+
+        Raises:
+            TooManyCallsError: The process is full, or about to stop.
+            HTTPException: 502, LiveKit makes no room.
+        """
+        from livekit.api import CreateRoomRequest
+
+        if self._calls.full:
+            raise TooManyCallsError
+        room = f"{self._made_prefix}{uuid4().hex}"
+        request = CreateRoomRequest(name=room, empty_timeout=EMPTY_SECONDS)
+        try:
+            async with self._api() as api:
+                await api.room.create_room(request)
+        except _api_errors() as error:
+            logger.warning("LiveKit made no room: {}", one_line(error))
+            raise HTTPException(502, "LiveKit made no room; the log says why") from None
+        call = self._join(room, Origin("livekit", id=room), body.voice)
+        token = self._token(room, f"caller-{uuid4().hex}")
+        return {"url": self.url, "room": room, "token": token, "sessionId": call.id}
+
+    def verify(self, body: bytes, signature: str) -> None:
+        """Make sure that LiveKit sent an event.
+
+        Args:
+            body: The request's body.
+            signature: Its `Authorization` header: a JWT, signed with our secret, which has the
+                body's SHA-256 in it.
+
+        Raises:
+            HTTPException: 401, it did not.
+        """
+        from jwt import PyJWTError
+        from livekit.api import TokenVerifier
+
+        try:
+            claims = TokenVerifier(self._key, self._secret).verify(signature)
+        except (PyJWTError, TypeError, ValueError, AttributeError) as error:
+            logger.warning("an event is not from LiveKit: {}", one_line(error))
+            raise HTTPException(401, "the signature is not LiveKit's") from None
+        digest = b64encode(hashlib.sha256(body).digest())
+        if not hmac.compare_digest(digest, str(claims.sha256).encode()):
+            logger.warning("an event is not from LiveKit: its body is another than was signed")
+            raise HTTPException(401, "the signature is not of this body")
+
+    async def hear(self, body: bytes) -> None:
+        """Answer where somebody has joined a room with our prefix, in which no agent is yet.
+
+        Args:
+            body: A verified event.
+
+        Raises:
+            HTTPException: 400, it cannot be read; 401, it is too old; 409, it was heard before;
+                502, LiveKit's API does not answer, and 503, all lines are busy: the event should
+                be sent again.
+        """
+        from google.protobuf.json_format import Parse, ParseError
+        from livekit.api import WebhookEvent
+
+        try:
+            event = Parse(body, WebhookEvent(), ignore_unknown_fields=True)
+        except (ParseError, UnicodeDecodeError, RecursionError):
+            raise HTTPException(400, "the event cannot be read") from None
+        room, person = event.room.name, event.participant
+        if (
+            event.event != "participant_joined"
+            or not room.startswith(self._prefix)
+            or room.startswith(self._made_prefix)
+            or int(person.kind) in _MACHINES
+        ):
+            return
+        self._remember(event)
+        if room in self._rooms:
+            return
+        # Others may join while LiveKit is asked.
+        self._rooms.add(room)
+        call: Call | None = None
+        try:
+            others = await self._participants(room)
+            if not any(int(other.kind) == Kind.AGENT for other in others):
+                call = self._join(room, _origin(event))
+                logger.info("call {}: answers in a LiveKit room", call.id)
+        except _api_errors() as error:
+            self._events.pop(event.id, None)
+            logger.warning("LiveKit does not say who is in a room: {}", one_line(error))
+            raise HTTPException(502, "LiveKit's API does not answer; the log says why") from None
+        except TooManyCallsError:
+            # LiveKit sends it again, to another process or when a line is free.
+            self._events.pop(event.id, None)
+            logger.warning("nobody answers in a LiveKit room: all lines are busy")
+            raise busy(self._calls) from None
+        finally:
+            if call is None:
+                self._rooms.discard(room)
+
+    async def transfer(self, room: str, identity: str, to: str) -> None:
+        """Have a SIP participant's telephone company connect them with someone else.
+
+        Args:
+            room: Where they are.
+            identity: Who they are.
+            to: A number in E.164, or a SIP address.
+
+        Raises:
+            LineError: It cannot be done.
+        """
+        from google.protobuf.duration_pb2 import Duration
+        from livekit.protocol.sip import (
+            SIPTransferReason,
+            SIPTransferStatus,
+            TransferSIPParticipantRequest,
+        )
+
+        request = TransferSIPParticipantRequest(
+            room_name=room,
+            participant_identity=identity,
+            transfer_to=to if re.match("sips?:", to) else f"tel:{to}",
+            ringing_timeout=Duration(seconds=RING_SECONDS),
+        )
+        try:
+            async with self._api() as api:
+                answer = await api.sip.transfer_sip_participant(request)
+        except _api_errors() as error:
+            raise LineError(f"LiveKit: {one_line(error)}") from None
+        # A server that says nothing of its status has transferred the caller.
+        if answer.status == SIPTransferStatus.STS_TRANSFER_FAILED:
+            why = f"{SIPTransferReason.Name(answer.reason)} {answer.sip_status.status}"
+            raise LineError(f"LiveKit: {one_line(why)}")
+
+    async def leave(self, room: str) -> None:
+        """Forget a call's room. One that is ours ends, and whoever is in it is hung up on."""
+        from livekit.api import DeleteRoomRequest
+
+        self._rooms.discard(room)
+        if not room.startswith(self._prefix):
+            return
+        try:
+            async with self._api() as api:
+                await api.room.delete_room(DeleteRoomRequest(room=room))
+        except _api_errors() as error:
+            if getattr(error, "code", "") != "not_found":
+                logger.warning("a LiveKit room was not deleted: {}", one_line(error))
+
+    def _join(self, room: str, origin: Origin, voice: str | None = None) -> Call:
+        """Begin the agent's call in a room.
+
+        Raises:
+            TooManyCallsError: The process is full, or about to stop.
+        """
+        from bot.server.livekit_transport import RoomTransport
+
+        token = self._token(room, f"{self._prefix}agent-{uuid4().hex}", agent=True)
+
+        def open_line() -> LiveKitLine:
+            transport = RoomTransport(self.url, token, room, self._leaving)
+            return LiveKitLine(self, room, transport, origin)
+
+        call = self._calls.start(open_line, voice)
+        self._rooms.add(room)
+
+        @call.line.transport.event_handler("on_join_failed")
+        async def shut_out(_: object, why: str) -> None:
+            logger.warning("call {}: the agent is not let into its LiveKit room: {}", call.id, why)
+            await call.cancel()
+
+        @call.line.transport.event_handler("on_disconnected")
+        async def put_out(_: object) -> None:
+            # The room was deleted, or the server cannot be reached any more.
+            await call.cancel()
+
+        return call
+
+    async def _participants(self, room: str) -> "Sequence[ParticipantInfo]":
+        """Who is in a room; nobody is in one that does not exist."""
+        from livekit.api import ListParticipantsRequest, ServerError
+
+        try:
+            async with self._api() as api:
+                answer = await api.room.list_participants(ListParticipantsRequest(room=room))
+        except ServerError as error:
+            if error.code == "not_found":
+                return ()
+            raise
+        return answer.participants
+
+    def _remember(self, event: "WebhookEvent") -> None:
+        """Refuse an event that is old or known.
+
+        Raises:
+            HTTPException: 401 or 409.
+        """
+        oldest = time.time() - EVENT_SECONDS
+        for known in [known for known, at in self._events.items() if at < oldest]:
+            del self._events[known]
+        if event.created_at < oldest:
+            raise HTTPException(401, "the event is too old")
+        if not event.id or event.id in self._events:
+            raise HTTPException(409, "the event was heard before")
+        self._events[event.id] = event.created_at
+
+    def _api(self) -> "LiveKitAPI":
+        from aiohttp import ClientTimeout
+        from livekit.api import LiveKitAPI
+
+        timeout = ClientTimeout(total=API_SECONDS)
+        return LiveKitAPI(self.url, self._key, self._secret, timeout=timeout)
+
+    def _token(self, room: str, identity: str, *, agent: bool = False) -> str:
+        """What lets somebody into a room."""
+        from livekit.api import AccessToken, VideoGrants
+
+        token = (
+            AccessToken(self._key, self._secret)
+            .with_identity(identity)
+            .with_ttl(TOKEN_LIFE)
+            .with_grants(VideoGrants(room_join=True, room=room))
+        )
+        if agent:
+            token.with_kind("agent").with_name(self._agent.name)
+        return token.to_jwt()
+
+
+def router(livekit: LiveKit) -> APIRouter:
+    """The route of LiveKit's webhook.
+
+    Args:
+        livekit: The server that calls it.
+    """
+    api = APIRouter()
+
+    @api.post("/livekit/webhook", responses=answers(400, 401, 404, 409, 502, 503))
+    async def webhook(request: Request) -> dict[str, str]:
+        if livekit.lacks:
+            raise HTTPException(404, livekit.lacks)
+        body = await request.body()
+        livekit.verify(body, request.headers.get("authorization", ""))
+        await livekit.hear(body)
+        return {"status": "ok"}
+
+    return api
+
+
+def _origin(event: "WebhookEvent") -> Origin:
+    """Where a call comes from that somebody began by joining a room."""
+    room, person = event.room.name, event.participant
+    if int(person.kind) != Kind.SIP:
+        return Origin("livekit", id=room, caller=person.identity)
+    # Only what LiveKit's SIP service says: other participants may set any attribute.
+    sip = dict(person.attributes)
+    return Origin(
+        "livekit",
+        id=room,
+        caller=sip.get("sip.phoneNumber", ""),
+        called=sip.get("sip.trunkPhoneNumber", ""),
+        # No rule dispatches those whom somebody else has called.
+        outbound=not sip.get("sip.ruleID"),
+        data=sip,
+    )
+
+
+def _api_errors() -> tuple[type[Exception], ...]:
+    """What LiveKit's API client raises."""
+    from aiohttp import ClientError
+    from livekit.api import ServerError
+
+    return ServerError, ClientError, TimeoutError

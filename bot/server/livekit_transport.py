@@ -1,0 +1,108 @@
+"""Pipecat's LiveKit transport, with a way in that can be given up, and what its people are."""
+
+import asyncio
+from typing import Any
+
+from pipecat.transports.livekit.transport import (
+    LiveKitParams,
+    LiveKitTransport,
+    LiveKitTransportClient,
+)
+from tenacity import stop_after_attempt
+
+from services.errors import one_line
+
+JOIN_SECONDS = 7.0
+"""How long LiveKit's SDK may take to connect; it tries several times by itself."""
+
+QUEUE_MS = 100
+"""Audio that LiveKit's source takes before it plays it, by which words would be told too early."""
+
+
+class RoomTransport(LiveKitTransport):
+    """A place in a LiveKit room.
+
+    Event handlers available, besides those of Pipecat's transport:
+
+    - on_join_failed: Called once, when the room cannot be joined; the transport is then silent.
+      Args: (why: str), one line.
+    """
+
+    def __init__(self, url: str, token: str, room: str, leaving: set["asyncio.Task[None]"]) -> None:
+        """Take a place.
+
+        Args:
+            url: The server's address.
+            token: Lets us in.
+            room: The room's name.
+            leaving: Where tasks are put that outlast the call, since they must not be cancelled.
+        """
+        params = LiveKitParams(
+            audio_in_enabled=True,
+            audio_out_enabled=True,
+            # There is one ear, so whoever speaks is mixed into one stream.
+            audio_in_user_tracks=False,
+            audio_out_queue_size_ms=QUEUE_MS,
+        )
+        super().__init__(url, token, room, params)
+        callbacks = self._client._callbacks
+        self._client = _Client(
+            *(url, token, room, params, callbacks, self.name), transport=self, leaving=leaving
+        )
+        self._failed = False
+        self._register_event_handler("on_join_failed")
+
+    def participants(self) -> dict[str, int]:
+        """The `ParticipantInfo.Kind` of each of the others in the room, by identity."""
+        others = self._client.room.remote_participants.values()
+        return {participant.identity: participant.kind for participant in others}
+
+    async def until_heard(self) -> None:
+        """Return once somebody receives our audio."""
+        ours = self._client.room.local_participant.track_publications.values()
+        await asyncio.gather(*(publication.wait_for_subscription() for publication in ours))
+
+    async def fail(self, why: str) -> None:
+        """Tell that the room cannot be joined; for the transport's own use."""
+        if not self._failed:
+            self._failed = True
+            await self._call_event_handler("on_join_failed", why)
+
+
+class _Client(LiveKitTransportClient):
+    """Connects without ever being cancelled.
+
+    When LiveKit's SDK (1.2) has connected and nobody takes the room within some seconds, it ends
+    the process with SIGTERM. A call may end while it connects, so that goes on by itself then, and
+    whatever comes of it is left.
+    """
+
+    def __init__(
+        self, *args: Any, transport: RoomTransport, leaving: set["asyncio.Task[None]"]
+    ) -> None:
+        super().__init__(*args)
+        self._transport = transport
+        self._leaving = leaving
+
+    async def connect(self) -> None:  # type: ignore[override]
+        # Called by both halves of the transport, of which the first connects. The SDK has tried
+        # more than once when it fails.
+        once = LiveKitTransportClient.connect.retry_with(stop=stop_after_attempt(1), reraise=True)
+        connecting = asyncio.create_task(once(self))
+        try:
+            await asyncio.wait({connecting}, timeout=JOIN_SECONDS)
+        finally:
+            if not connecting.done():
+                late = asyncio.create_task(self._leave_after(connecting))
+                self._leaving.add(late)
+                late.add_done_callback(self._leaving.discard)
+        if not connecting.done():
+            await self._transport.fail(f"it takes longer than {JOIN_SECONDS:g} seconds")
+        elif error := connecting.exception():
+            await self._transport.fail(one_line(error))
+
+    async def _leave_after(self, connecting: "asyncio.Task[None]") -> None:
+        await asyncio.wait({connecting})
+        if connecting.exception() is None:
+            while self._connected:
+                await self.disconnect()
