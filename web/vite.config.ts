@@ -11,12 +11,13 @@ export default defineConfig({
     // A data: URL would need a hole in the server's Content-Security-Policy.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rollupOptions: { input: ["index.html", "record.html"] },
     // The Pipecat client is most of it, and is needed for the first call only.
     chunkSizeWarningLimit: 300,
   },
   server: {
     proxy: Object.fromEntries(
-      ["/api", "/start", "/sessions", "/health"].map((path) => [path, { target: server }]),
+      ["/api", "/start", "/sessions", "/calls", "/health"].map((path) => [path, { target: server }]),
     ),
   },
 });

@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from selenium import webdriver
+from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.alert import Alert
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
@@ -48,11 +50,11 @@ _PROBE = """
   const now = () => performance.timeOrigin + performance.now();
   const playing = () => [...document.querySelectorAll("audio,video"), ...probe.detached].some(
     (e) => e.srcObject && !e.paused && !e.muted && e.volume > 0);
-  // Elements that the page plays without adding them to the document.
+  // Elements that the page plays outside the document, or in a shadow root.
   probe.detached = [];
   const play = HTMLMediaElement.prototype.play;
   HTMLMediaElement.prototype.play = function () {
-    if (!this.isConnected && !probe.detached.includes(this)) probe.detached.push(this);
+    if (!document.contains(this) && !probe.detached.includes(this)) probe.detached.push(this);
     return play.call(this);
   };
   // The track's own samples: a connection's statistics let a sound's level fade for half a second.
@@ -126,6 +128,9 @@ class Playback:
 class BrowserCaller:
     """One browser on the agent's page; leaving the context closes it."""
 
+    scope = "document"
+    """The script's expression for what elements are looked for in."""
+
     def __init__(self, url: str, microphone: Path | None, *, repeat: bool = False):
         """Start Chromium and open the page.
 
@@ -194,6 +199,25 @@ class BrowserCaller:
         """Take the option of a value in the list whose `data-testid` is `name`."""
         Select(self._find(name)[0]).select_by_value(value)
 
+    def answer(self, text: str) -> str:
+        """Answer what the page asks for in a dialog of the browser's own, and tell what it asked.
+
+        Raises:
+            TimeoutError: It asked nothing within `WAIT_LIMIT`.
+        """
+
+        def dialog() -> Alert | None:
+            try:
+                return self._driver.switch_to.alert
+            except NoAlertPresentException:
+                return None
+
+        asked = self.wait_for(dialog, "a dialog")
+        question = str(asked.text)
+        asked.send_keys(text)
+        asked.accept()
+        return question
+
     def screenshot(self, path: Path) -> None:
         """Save what the page looks like as a PNG file, making its folder where needed."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +228,8 @@ class BrowserCaller:
     @property
     def state(self) -> str:
         """The call's state as the page's root element says it."""
-        return str(self._run("return document.querySelector('[data-state]')?.dataset.state ?? ''"))
+        found = f"{self.scope}.querySelector('[data-state]')"
+        return str(self._run(f"return {found}?.dataset.state ?? ''"))
 
     def text(self, name: str) -> str:
         """The visible text of the element whose `data-testid` is `name`; empty without one."""
@@ -214,7 +239,7 @@ class BrowserCaller:
     def options(self, name: str) -> dict[str, str]:
         """What the list whose `data-testid` is `name` offers: each option's value, and its text."""
         offered: dict[str, str] = self._run(
-            "return Object.fromEntries([...document.querySelector("
+            f"return Object.fromEntries([...{self.scope}.querySelector("
             "`[data-testid='${arguments[0]}']`).options].map((o) => [o.value, o.text]))",
             name,
         )
@@ -227,7 +252,7 @@ class BrowserCaller:
     def turns(self, name: str) -> list[Turn]:
         """The transcript's turns of one side: `turn-user` or `turn-agent`."""
         rows = self._run(
-            "return [...document.querySelectorAll(`[data-testid='${arguments[0]}']`)]"
+            f"return [...{self.scope}.querySelectorAll(`[data-testid='${{arguments[0]}}']`)]"
             ".map((e) => [e.innerText, e.dataset.interrupted === 'true'])",
             name,
         )

@@ -11,19 +11,11 @@ import { readCounters, type Waterfall, type WireCounters, waterfall, wireDelay }
 import { Level } from "./levels";
 import { Microphone } from "./media";
 import { Playback } from "./playback";
+import { farewell, LOST, NO_ANSWER, type Problem, ProblemError, refused } from "./problems";
 import {
-  farewell,
-  LOST,
-  NO_ANSWER,
-  type Problem,
-  ProblemError,
-  refused,
-  UNREACHABLE,
-} from "./problems";
-import {
+  readAwake,
   readBotOutput,
   readCallEnded,
-  readDetail,
   readError,
   readStart,
   readTurnLatency,
@@ -31,13 +23,14 @@ import {
   readVoiceState,
   type VoiceState,
 } from "./protocol";
+import { openSession, OWN_SERVER, refusal, unreached } from "./session";
 import { Transcript, type Turn } from "./transcript";
 
 logger.setLevel(LogLevel.ERROR);
 
-/** What a call is doing: getting there, or whose move it is. */
+/** What a call is doing: getting there, whose move it is, or waiting for the wake word. */
 export type Phase =
-  "microphone" | "connecting" | "reconnecting" | "listening" | "thinking" | "speaking";
+  "microphone" | "connecting" | "reconnecting" | "asleep" | "listening" | "thinking" | "speaking";
 
 /** How a call ended: as calls do, or because something went wrong. */
 export interface Outcome {
@@ -104,6 +97,7 @@ export class Call {
   private reconnecting = false;
   private speaking = false;
   private thinking = false;
+  private asleep = false;
   private over = false;
   /** What the bot gave as the reason for the end that is coming. */
   private announced: Outcome | undefined;
@@ -116,10 +110,12 @@ export class Call {
    *
    * @param element - Plays the agent's voice.
    * @param events - Is told what happens.
+   * @param server - Who is called.
    */
   constructor(
     element: HTMLAudioElement,
     private readonly events: CallEvents,
+    private readonly server = OWN_SERVER,
   ) {
     this.audio = new AudioContext({ latencyHint: "interactive" });
     this.micLevel = new Level(this.audio);
@@ -154,7 +150,7 @@ export class Call {
    *
    * @param voice - Resolves to the voice that the agent shall speak with, or undefined for its own.
    */
-  async start(voice: Promise<string | undefined>): Promise<void> {
+  async start(voice?: Promise<string | undefined>): Promise<void> {
     try {
       this.events.phase("microphone");
       await this.client.initDevices();
@@ -198,6 +194,7 @@ export class Call {
     } catch (error) {
       const detail = readError((error as Partial<RTVIMessage> | undefined)?.data);
       throw new ProblemError({
+        code: "voice",
         title: "The voice could not be changed",
         advice: detail || "The agent did not answer.",
       });
@@ -223,25 +220,14 @@ export class Call {
   private async requestSession(
     voice: string | undefined,
   ): Promise<{ sessionId: string; iceServers: RTCIceServer[] }> {
-    let response: Response;
-    try {
-      response = await fetch("/start", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ transport: "webrtc", body: voice ? { voice } : {} }),
-        signal: this.abort.signal,
-      });
-    } catch {
-      throw new ProblemError(UNREACHABLE);
-    }
-    if (!response.ok) throw new ProblemError(await refusal(response));
-    const session = readStart(await response.json().catch(() => undefined));
-    if (!session) throw new ProblemError(refused(response.status, "", null));
+    const request = { transport: "webrtc", body: voice ? { voice } : {} };
+    const session = readStart(await openSession(this.server, request, this.abort.signal));
+    if (!session) throw new ProblemError(refused(200, "", null));
     return session;
   }
 
   private async connect(sessionId: string, iceServers: RTCIceServer[]): Promise<void> {
-    const endpoint = `/sessions/${encodeURIComponent(sessionId)}/api/offer`;
+    const endpoint = `${this.server.address}/sessions/${encodeURIComponent(sessionId)}/api/offer`;
     let timer: number | undefined;
     const timeout = new Promise<never>((_, reject) => {
       timer = window.setTimeout(() => reject(new ProblemError(NO_ANSWER)), READY_TIMEOUT);
@@ -255,7 +241,7 @@ export class Call {
     } catch (error) {
       const cause = (error as { cause?: unknown }).cause;
       if (cause instanceof Response) throw new ProblemError(await refusal(cause));
-      if (cause instanceof TypeError) throw new ProblemError(UNREACHABLE);
+      if (cause instanceof TypeError) throw new ProblemError(await unreached(this.server.address));
       throw error;
     } finally {
       window.clearTimeout(timer);
@@ -395,6 +381,11 @@ export class Call {
     }
     const voices = readVoiceState(data);
     if (voices) this.events.voices(voices);
+    const awake = readAwake(data);
+    if (awake !== undefined) {
+      this.asleep = !awake;
+      this.showPhase();
+    }
     const latency = readTurnLatency(data);
     if (!latency) return;
     await this.readStats();
@@ -404,12 +395,15 @@ export class Call {
   }
 
   private failed(detail: string, fatal: boolean): void {
-    const problem = {
+    if (fatal) {
+      this.announced = { failed: true, problem: farewell("error", detail) };
+      return;
+    }
+    this.events.notice({
+      code: "error",
       title: "Something went wrong",
       advice: detail || "The agent reported an error.",
-    };
-    if (fatal) this.announced = { failed: true, problem: farewell("error", detail) };
-    else this.events.notice(problem);
+    });
   }
 
   private think(thinking: boolean): void {
@@ -425,7 +419,8 @@ export class Call {
     if (this.over || !this.connected) return;
     if (this.reconnecting) this.events.phase("reconnecting");
     else if (this.speaking) this.events.phase("speaking");
-    else this.events.phase(this.thinking ? "thinking" : "listening");
+    else if (this.thinking) this.events.phase("thinking");
+    else this.events.phase(this.asleep ? "asleep" : "listening");
   }
 
   /** Keeps the counters of the last few seconds, the oldest first. */
@@ -436,10 +431,4 @@ export class Call {
     this.counters.push(readCounters(report.values()));
     if (this.counters.length > 4) this.counters.shift();
   }
-}
-
-/** What a server that said no has to say about it. */
-async function refusal(response: Response): Promise<Problem> {
-  const body: unknown = await response.json().catch(() => undefined);
-  return refused(response.status, readDetail(body), response.headers.get("Retry-After"));
 }

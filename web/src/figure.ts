@@ -38,6 +38,7 @@ const DISTANCE: Record<FigureState, number> = {
   microphone: 0.25,
   connecting: 0.25,
   reconnecting: 0.25,
+  asleep: 0.25,
   listening: 0.18,
   thinking: 0.18,
   speaking: 0.18,
@@ -82,11 +83,7 @@ export class Figure {
     const context = canvas.getContext("2d");
     if (!context) throw new Error("the browser has no 2D canvas");
     this.context = context;
-    this.readColours();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-      this.readColours();
-      this.wake();
-    });
+    this.restyle();
     new ResizeObserver(() => this.wake()).observe(canvas);
   }
 
@@ -94,6 +91,15 @@ export class Figure {
   show(state: FigureState, muted = false): void {
     this.state = state;
     this.muted = muted;
+    this.wake();
+  }
+
+  /** Takes over the colours that the style sheet has now. */
+  restyle(): void {
+    const style = getComputedStyle(this.canvas);
+    this.agent.colour = style.getPropertyValue("--agent").trim();
+    this.caller.colour = style.getPropertyValue("--caller").trim();
+    this.ink = style.getPropertyValue("--agent-deep").trim();
     this.wake();
   }
 
@@ -129,13 +135,6 @@ export class Figure {
   private remember(voice: Voice, level: number): void {
     voice.history.unshift(level);
     voice.history.length = Math.min(voice.history.length, RINGS * RING_LAG + 1);
-  }
-
-  private readColours(): void {
-    const style = getComputedStyle(this.canvas);
-    this.agent.colour = style.getPropertyValue("--agent").trim();
-    this.caller.colour = style.getPropertyValue("--caller").trim();
-    this.ink = style.getPropertyValue("--agent-deep").trim();
   }
 
   private draw(seconds: number): void {

@@ -1,10 +1,10 @@
 import { Call, type Phase } from "./call";
 import { Figure } from "./figure";
-import { ProblemError, UNREACHABLE } from "./problems";
+import { NOT_SENT, ProblemError, SOUND_LOCKED, UNREACHABLE } from "./problems";
 import { type AgentInfo, readAgentInfo } from "./protocol";
-import { saidText, type Turn } from "./transcript";
+import { type TranscriptNames, TranscriptView } from "./transcript-view";
 import {
-  announce,
+  announcer,
   controls,
   hideProblem,
   showAgent,
@@ -16,7 +16,6 @@ import {
   showPhase,
   showProblem,
   showVoices,
-  TranscriptView,
 } from "./view";
 import { VoiceList } from "./voices";
 
@@ -32,12 +31,18 @@ let pending = 0;
 
 const voices = new VoiceList();
 
-const transcript = new TranscriptView();
+const transcript = new TranscriptView(controls.transcript, names());
 const figure = new Figure(controls.figure, (now) => {
   const levels = call?.readLevels(now) ?? { mic: 0, agent: 0 };
   showLevels(levels.mic, levels.agent);
   return levels;
 });
+
+/** What the sides of the conversation are called. */
+function names(): TranscriptNames {
+  const name = agent?.name || "Agent";
+  return { agent: name, caller: "You", typed: "You, in writing", interrupted: "interrupted" };
+}
 
 /** Asks the server who answers. */
 async function loadAgent(): Promise<void> {
@@ -90,7 +95,8 @@ function remember(name: string): void {
 
 function startCall(): void {
   if (call) return;
-  transcript.clear(agent?.name ?? "");
+  transcript.clear(names());
+  announcer.clear();
   const started = new Call(controls.audio, {
     phase(now) {
       phase = now;
@@ -99,7 +105,7 @@ function startCall(): void {
     },
     turn(turn) {
       transcript.show(turn);
-      tellTurns(started.transcript.turns, false);
+      announcer.tell(started.transcript.turns, names(), false);
     },
     latency(waterfall) {
       showLatency(waterfall);
@@ -111,10 +117,7 @@ function startCall(): void {
     },
     notice: showProblem,
     soundLocked() {
-      showProblem({
-        title: "The browser is holding back the sound",
-        advice: "Click or tap anywhere on the page to hear the agent.",
-      });
+      showProblem(SOUND_LOCKED);
       addEventListener(
         "pointerdown",
         () => {
@@ -125,7 +128,7 @@ function startCall(): void {
       );
     },
     ended({ failed, problem }) {
-      tellTurns(started.transcript.turns, true);
+      announcer.tell(started.transcript.turns, names(), true);
       call = undefined;
       showEnd(failed, problem);
       figure.show(failed ? "error" : "ended");
@@ -133,28 +136,7 @@ function startCall(): void {
     },
   });
   call = started;
-  told = 0;
   void started.start(firstVoice());
-}
-
-/** How many turns a screen reader has been given. */
-let told = 0;
-
-/**
- * Gives a screen reader the turns that are complete.
- *
- * The words on the page come one by one, far too often to be read out; a turn is complete when the
- * next one begins, or the call ends.
- */
-function tellTurns(turns: readonly Turn[], all: boolean): void {
-  const complete = turns.slice(told, all ? undefined : -1);
-  if (complete.length === 0) return;
-  told += complete.length;
-  announce(
-    complete
-      .map((turn) => `${turn.side === "agent" ? agent?.name || "Agent" : "You"}: ${saidText(turn)}`)
-      .join(" "),
-  );
 }
 
 async function changeVoice(): Promise<void> {
@@ -179,10 +161,7 @@ async function sendText(): Promise<void> {
     await call.sendText(text);
     controls.text.value = "";
   } catch {
-    showProblem({
-      title: "That was not sent",
-      advice: "The call is not connected yet. Try again in a moment.",
-    });
+    showProblem(NOT_SENT);
   }
 }
 
@@ -192,7 +171,7 @@ function toggleMute(): void {
   showMuted(call.muted);
   showPhase(phase, call.muted);
   figure.show(phase, call.muted);
-  announce(call.muted ? "You are muted" : "You can be heard");
+  announcer.say(call.muted ? "You are muted" : "You can be heard");
 }
 
 controls.connect.addEventListener("click", startCall);
@@ -206,6 +185,7 @@ controls.bar.addEventListener("submit", (event) => {
 });
 // The server would otherwise notice only when the connection's checks run out.
 addEventListener("pagehide", () => call?.hangUp());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figure.restyle());
 
 figure.show("idle");
 void loadAgent();

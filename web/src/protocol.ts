@@ -152,6 +152,12 @@ export function readVoiceState(data: unknown): VoiceState | undefined {
   return { voices: readVoices(message.voices), voice, wanted: text(message.wanted) || voice };
 }
 
+/** Reads a `wake` server message: whether the agent hears, or waits for its wake word. */
+export function readAwake(data: unknown): boolean | undefined {
+  const message = fields(data);
+  return message?.type === "wake" && typeof message.awake === "boolean" ? message.awake : undefined;
+}
+
 /** Reads a `call-ended` server message. */
 export function readCallEnded(data: unknown): CallEnded | undefined {
   const message = fields(data);
@@ -179,4 +185,19 @@ export function readStart(
   if (!sessionId) return undefined;
   const iceServers = items(fields(start?.iceConfig)?.iceServers) as RTCIceServer[];
   return { sessionId, iceServers };
+}
+
+/** The address of the room in the answer to `POST /start` for Daily, with the token that opens it. */
+export function readRoom(body: unknown): string | undefined {
+  const start = fields(body);
+  const token = text(start?.dailyToken);
+  let room: URL;
+  try {
+    room = new URL(text(start?.dailyRoom));
+  } catch {
+    return undefined;
+  }
+  if (room.protocol !== "https:") return undefined;
+  if (token) room.searchParams.set("t", token);
+  return room.href;
 }

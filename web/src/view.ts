@@ -1,8 +1,9 @@
+import { Announcer } from "./announcer";
 import type { Phase } from "./call";
+import { create } from "./dom";
 import { formatMs, type Waterfall } from "./latency";
 import type { Problem } from "./problems";
 import type { AgentInfo } from "./protocol";
-import { saidText, type Turn, unsaidText } from "./transcript";
 import { groupVoices, type VoiceList } from "./voices";
 
 /** The element with an id, which index.html has. */
@@ -10,13 +11,6 @@ function element<T extends HTMLElement>(id: string): T {
   const found = document.getElementById(id);
   if (!found) throw new Error(`the page has no #${id}`);
   return found as T;
-}
-
-function create(tag: string, className: string, text = ""): HTMLElement {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
 }
 
 /** The parts of the page that the caller acts on. */
@@ -29,29 +23,26 @@ export const controls = {
   mute: element<HTMLButtonElement>("mute"),
   problemClose: element<HTMLButtonElement>("problem-close"),
   text: element<HTMLInputElement>("text-input"),
+  transcript: element<HTMLOListElement>("transcript"),
   voice: element<HTMLSelectElement>("voice"),
 };
 
+/** What a screen reader is told. */
+export const announcer = new Announcer(element("announce"));
+
 /** The page's state, as the style sheet and tests read it from the root's `data-state`. */
 export type PageState =
-  "idle" | "connecting" | "listening" | "thinking" | "speaking" | "ended" | "error";
+  "idle" | "connecting" | "asleep" | "listening" | "thinking" | "speaking" | "ended" | "error";
 
 const PHASES: Record<Phase, { state: PageState; status: string }> = {
   microphone: { state: "connecting", status: "Opening the microphone" },
   connecting: { state: "connecting", status: "Connecting" },
   reconnecting: { state: "connecting", status: "Connection lost, reconnecting" },
+  asleep: { state: "asleep", status: "Asleep until the wake word" },
   listening: { state: "listening", status: "Listening" },
   thinking: { state: "thinking", status: "Thinking" },
   speaking: { state: "speaking", status: "Speaking" },
 };
-
-/** Tells a screen reader, once it is done with what it is saying. */
-export function announce(text: string): void {
-  const region = element("announce");
-  region.append(create("p", "", text));
-  // Read out as they come; a few are kept for a reader that is slower than the conversation.
-  while (region.childElementCount > 5) region.firstElementChild?.remove();
-}
 
 function setState(state: PageState, status: string): void {
   document.documentElement.dataset.state = state;
@@ -62,7 +53,7 @@ function setState(state: PageState, status: string): void {
 export function showPhase(phase: Phase, muted: boolean): void {
   const { state, status } = PHASES[phase];
   const begun = controls.bar.hidden;
-  setState(state, muted && state === "listening" ? "You are muted" : status);
+  setState(state, muted && (state === "listening" || state === "asleep") ? "You are muted" : status);
   controls.connect.hidden = true;
   element("lede").hidden = true;
   controls.bar.hidden = false;
@@ -73,7 +64,7 @@ export function showPhase(phase: Phase, muted: boolean): void {
   }
   if (state !== "connecting" && element("meters").hidden) {
     element("meters").hidden = false;
-    announce("Connected");
+    announcer.say("Connected");
     openFloor();
   }
 }
@@ -106,7 +97,7 @@ export function showEnd(failed: boolean, problem: Problem): void {
   lede.hidden = failed;
   lede.textContent = failed ? "" : problem.advice;
   if (failed) showProblem(problem);
-  else announce(`${problem.title}. ${problem.advice}`);
+  else announcer.say(`${problem.title}. ${problem.advice}`);
   showMuted(false);
   controls.connect.focus({ preventScroll: true });
 }
@@ -195,96 +186,6 @@ function showLevel(meter: HTMLElement, level: number): void {
   if (meter.getAttribute("aria-valuenow") === percent) return;
   meter.setAttribute("aria-valuenow", percent);
   meter.style.setProperty("--level", level.toFixed(3));
-}
-
-/** The conversation, one list item a turn. */
-export class TranscriptView {
-  private readonly list = element<HTMLOListElement>("transcript");
-  private readonly turns = new Map<number, HTMLElement>();
-  private agentName = "Agent";
-  private waiting: Waterfall | undefined;
-
-  /** Empties the page for the next call, with an agent of this name. */
-  clear(agentName: string): void {
-    this.agentName = agentName || "Agent";
-    this.waiting = undefined;
-    this.turns.clear();
-    this.list.replaceChildren();
-  }
-
-  /** Shows a turn as it is now; a turn of which nothing has been heard yet is not shown. */
-  show(turn: Turn): void {
-    const said = saidText(turn);
-    let item = this.turns.get(turn.id);
-    if (!item) {
-      if (!said) return;
-      item = this.add(turn);
-    }
-    this.follow(() => this.fill(item, turn, said));
-    if (turn.side === "agent") item.dataset.interrupted = String(turn.interrupted);
-  }
-
-  /** Puts a turn's latency beside it, or beside the one that is about to begin. */
-  showLatency(latency: Waterfall): void {
-    const last = [...this.turns.values()].pop();
-    if (!last?.matches(".turn-agent") || last.querySelector(".turn-latency")) {
-      this.waiting = latency;
-      return;
-    }
-    this.waiting = undefined;
-    last
-      .querySelector(".turn-who")
-      ?.append(create("span", "turn-latency", formatMs(latency.totalMs)));
-  }
-
-  private add(turn: Turn): HTMLElement {
-    const agent = turn.side === "agent";
-    const item = create("li", `turn turn-${turn.side}`);
-    item.dataset.testid = agent ? "turn-agent" : "turn-user";
-    if (turn.side === "caller" && turn.aside) item.classList.add("turn-aside");
-    const name = turn.side === "agent" ? this.agentName : turn.typed ? "You, in writing" : "You";
-    const who = create("p", "turn-who");
-    who.append(create("span", "turn-name", name));
-    item.append(who, create("p", "turn-words"));
-    this.turns.set(turn.id, item);
-    this.follow(() => this.list.append(item));
-    if (!agent) this.waiting = undefined;
-    else if (this.waiting) this.showLatency(this.waiting);
-    return item;
-  }
-
-  private fill(item: HTMLElement, turn: Turn, said: string): void {
-    const words = item.querySelector(".turn-words");
-    if (!words) return;
-    words.querySelector(".unsaid")?.remove();
-    if (turn.side === "caller") {
-      words.textContent = turn.text;
-      if (turn.interim) words.append(create("span", "interim", ` ${turn.interim}`));
-      return;
-    }
-    // Only what has come since is added, so that each word can appear for itself.
-    const shown = words.textContent ?? "";
-    if (said.startsWith(shown)) {
-      if (said.length > shown.length)
-        words.append(create("span", "word", said.slice(shown.length)));
-    } else {
-      words.replaceChildren(create("span", "word", said));
-    }
-    if (!turn.interrupted) return;
-    const unsaid = create("span", "unsaid");
-    const cut = unsaidText(turn);
-    unsaid.append(create("span", "sr-only", " (interrupted)"));
-    if (cut) unsaid.append(" ", create("s", "", cut));
-    words.append(unsaid);
-  }
-
-  /** Keeps the newest words in sight, unless the reader has scrolled up to older ones. */
-  private follow(change: () => void): void {
-    const { list } = this;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-    change();
-    if (atEnd) list.scrollTop = list.scrollHeight;
-  }
 }
 
 /** Shows a turn's latency as a waterfall. */

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { refused } from "../src/problems";
 import {
+  readAwake,
   readAgentInfo,
   readBotOutput,
   readCallEnded,
@@ -36,6 +37,14 @@ test("messages of another form are ignored, not thrown over", () => {
     assert.equal(readTurnLatency(data), undefined);
     assert.equal(readCallEnded(data), undefined);
     assert.equal(readVoiceState(data), undefined);
+  }
+});
+
+test("a wake message tells whether the agent hears, and others tell nothing of it", () => {
+  assert.equal(readAwake({ type: "wake", awake: true }), true);
+  assert.equal(readAwake({ type: "wake", awake: false }), false);
+  for (const data of [undefined, { type: "wake" }, { type: "wake", awake: 1 }, { awake: true }]) {
+    assert.equal(readAwake(data), undefined);
   }
 });
 

@@ -1,0 +1,396 @@
+"""The widget in a real browser, on pages of another origin than the agent's."""
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.callers.audio import Samples, save_wav, silence
+from tests.callers.browser import Turn
+from tests.callers.recordings import Recording
+from tests.callers.server import ROOT, AgentServer
+from tests.callers.site import Site
+from tests.callers.webrtc import SAMPLE_RATE
+from tests.callers.widget import PHONE, WidgetCaller
+from tests.e2e.conftest import FLAGS
+
+pytestmark = pytest.mark.browser
+
+PICTURES = ROOT / "test-results"
+
+DEMO = ROOT / "web" / "demo" / "index.html"
+
+DEMO_SERVER = "http://localhost:7860"
+"""Where the demo page finds the agent."""
+
+IN_CALL = ("listening", "thinking", "speaking")
+
+QUESTION = "go forward ten"
+"""What is said in the recording `goforward`, but for the last word."""
+
+MAX_PACKED_BYTES = 60_000
+"""What the widget may cost a page."""
+
+HOSTILE = """
+html { font-size: 60px !important; }
+body * { display: none !important; }
+body *, body *::before, body *::after {
+  all: revert; content: "!" !important; font: 60px/3 cursive !important; color: red !important;
+  letter-spacing: 1em !important; text-transform: uppercase !important; opacity: 0.1 !important;
+  transform: scale(3) rotate(9deg) !important; visibility: hidden !important; zoom: 2 !important;
+  position: static !important; pointer-events: none !important; filter: blur(9px) !important;
+  direction: rtl !important; background: yellow !important; width: 9px !important;
+}
+parley-agent { clip-path: inset(50%) !important; contain: strict !important; }
+"""
+"""A page's style sheet that would ruin anything it reached."""
+
+LOOKS = """
+return [...shadow.querySelectorAll("*")].map((element) => {
+  const style = getComputedStyle(element);
+  const { x, y, width, height } = element.getBoundingClientRect();
+  return [element.className.toString(), x, y, width, height, style.font, style.color, style.opacity,
+    style.display, style.visibility, style.direction, style.letterSpacing, style.filter].join();
+});
+"""
+"""How every part of the widget looks."""
+
+HOST_LOOKS = """
+return [...document.querySelectorAll("html, body, h1, p, button")].map((element) =>
+  [...getComputedStyle(element)].map((name) => getComputedStyle(element).getPropertyValue(name)));
+"""
+"""How the page around it looks."""
+
+Mouth = Callable[..., Path]
+
+
+def plain(text: str) -> str:
+    """Words without the punctuation and capitals in which speech does not differ."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+@pytest.fixture
+def mouth(tmp_path: Path) -> Mouth:
+    """Writes what the microphone will say, in parts of sound and seconds of silence."""
+
+    def write(*parts: Samples | float) -> Path:
+        sound = [silence(p, SAMPLE_RATE) if isinstance(p, float) else p for p in parts]
+        save_wav(tmp_path / "mouth.wav", sound, SAMPLE_RATE)
+        return tmp_path / "mouth.wav"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """The site that the agent's server knows."""
+    with Site() as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def server(site: Site) -> Iterator[AgentServer]:
+    """An agent that this site may call."""
+    with AgentServer(*FLAGS, "--allowed-origins", site.url) as server:
+        site.pages["/demo"] = DEMO.read_text().replace(DEMO_SERVER, server.url)
+        yield server
+
+
+def page(*widgets: str, style: str = "") -> str:
+    """A page with widgets."""
+    return (
+        '<!doctype html><html lang="en"><title>Elsewhere</title><link rel="icon" href="data:,">'
+        '<meta name="viewport" content="width=device-width">'
+        f"{style and f'<style>{style}</style>'}<body><h1>Elsewhere</h1>"
+        "<p>Words <button>Press</button></p>" + "".join(widgets)
+    )
+
+
+def script(server: AgentServer, attributes: str = 'data-agent="Rye"') -> str:
+    """A script that puts a widget on a page."""
+    return f'<script src="{server.url}/widget.js" {attributes}></script>'
+
+
+def test_a_caller_talks_and_interrupts_on_another_site(
+    server: AgentServer, site: Site, recording: Recording, mouth: Mouth
+) -> None:
+    """The demo page's visitor asks, is answered, talks over the agent, hangs up; the page knows.
+
+    Nothing but the agent's server and the site itself is asked for anything.
+    """
+    microphone = mouth(7.0, recording("goforward", SAMPLE_RATE))
+    with WidgetCaller(f"{site.url}/demo", microphone, repeat=True) as caller:
+        caller.wait_for_state("idle")
+        caller.click("launcher")
+        assert "loaves" in caller.text("greeting")
+        caller.screenshot(PICTURES / "widget-idle.png")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        assert server.calls() == 1
+
+        def heard() -> bool:
+            return any(QUESTION in plain(turn.text) for turn in caller.turns("turn-user"))
+
+        caller.wait_for(heard, "the caller's words")
+        caller.type("text-input", "Tell me a story.")
+        caller.click("text-send")
+        caller.wait_for(
+            lambda: any("story" in turn.text for turn in caller.turns("turn-user")),
+            "what was typed",
+        )
+        begun = len(caller.messages("bot-interrupted"))
+
+        def cut() -> list[Turn]:
+            return [turn for turn in caller.turns("turn-agent") if turn.interrupted]
+
+        caller.wait_for(lambda: len(caller.messages("bot-interrupted")) > begun, "an interruption")
+        caller.wait_for(cut, "the turn that was cut short")
+        caller.screenshot(PICTURES / "widget-call.png")
+        stopped = caller.messages("bot-interrupted")[-1]["at"]
+        assert any(p.audible for p in caller.playback() if p.at < stopped)
+
+        live = caller.run("return shadow.querySelector('[aria-live=polite]').textContent")
+        assert QUESTION in plain(live)
+        names = caller.accessible_names()
+        assert {"Mute your microphone", "Or say it in writing", "Send", "Hang up"} < set(names)
+        assert all(names)
+
+        caller.click("close")
+        assert caller.text("launcher") == "Call in progress"
+        assert server.calls() == 1
+        caller.click("launcher")
+        caller.click("hangup")
+        caller.wait_for_state("ended")
+        server.wait_for_calls(0)
+
+        names = [event["name"] for event in caller.events()]
+        first = names.index("transcript")
+        assert names[:first] == ["open", "call-started"]
+        assert [name for name in names[first:] if name != "transcript"] == [
+            *("close", "open"),
+            "call-ended",
+        ]
+        told = [event["detail"] for event in caller.events("transcript")]
+        assert any(QUESTION in plain(t["text"]) for t in told if t["side"] == "caller")
+        assert any(t["typed"] and "story" in t["text"] for t in told)
+        assert any(t["interrupted"] for t in told if t["side"] == "agent")
+        ended = caller.events("call-ended")[0]["detail"]
+        assert ended == {"reason": "hangup", "failed": False}
+        known = (server.url, site.url, "data:", "blob:")
+        assert [u for u in caller.requests() if not u.startswith(known)] == []
+        assert caller.console() == []
+
+
+def test_a_site_that_is_not_allowed_gets_nothing(
+    server: AgentServer, site: Site, mouth: Mouth
+) -> None:
+    """Its visitor reads why, its page is told, and the server answers 403 without a session."""
+    with (
+        Site({"/": page(script(server))}) as stranger,
+        WidgetCaller(stranger.url, mouth(1.0)) as caller,
+    ):
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state("error")
+        assert "This site may not call the agent" in caller.text("error")
+        caller.screenshot(PICTURES / "widget-forbidden.png")
+        told = [event["detail"] for event in caller.events("error")]
+        assert [problem["code"] for problem in told] == ["forbidden"]
+        assert stranger.url in told[0]["advice"]
+        assert caller.events("call-ended")[0]["detail"] == {"reason": "forbidden", "failed": True}
+        assert caller.events("call-started") == []
+
+        origin = {"Origin": stranger.url}
+        refusal = httpx.post(f"{server.url}/start", headers=origin)
+        assert refusal.status_code == 403
+        assert "access-control-allow-origin" not in refusal.headers
+        assert server.calls() == 0
+
+
+def test_a_server_that_is_away_is_said(mouth: Mouth, site: Site, server: AgentServer) -> None:
+    """An agent that cannot be reached is told from one that takes no calls from the site."""
+    away = 'data-agent="Rye" data-language="de" data-server="http://127.0.0.1:9"'
+    site.pages["/away"] = page(script(server, away))
+    with WidgetCaller(f"{site.url}/away", mouth(1.0)) as caller:
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state("error")
+        assert "nicht zu erreichen" in caller.text("error")
+        assert caller.events("error")[0]["detail"]["code"] == "unreachable"
+
+
+def test_two_widgets_share_the_page_and_one_call(
+    server: AgentServer, site: Site, recording: Recording, mouth: Mouth
+) -> None:
+    """Each has its own name and place; a call in one ends the other's; mute silences its own."""
+    site.pages["/two"] = page(
+        script(server, ""),
+        '<parley-agent agent="Ada"></parley-agent>',
+        '<parley-agent agent="Bo" position="bottom-left" color="gold"></parley-agent>',
+    )
+    speech = recording("goforward", SAMPLE_RATE)
+    with WidgetCaller(f"{site.url}/two", mouth(speech), repeat=True) as caller:
+
+        def level() -> int:
+            return int(caller.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
+
+        assert caller.text("launcher") == "Talk to Ada"
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.wait_for(lambda: level() > 20, "the caller's level")
+        caller.click("mute")
+        caller.wait_for(lambda: level() == 0, "silence")
+        assert caller.run("return shadow.querySelector('.mute').ariaPressed") == "true"
+        caller.click("mute")
+        caller.wait_for(lambda: level() > 20, "the caller's level again")
+
+        caller.use(1)
+        assert caller.text("launcher") == "Talk to Bo"
+        caller.click("launcher")
+        ink = "return getComputedStyle(shadow.querySelector('.connect')).color"
+        assert caller.run(ink) == "rgb(23, 19, 16)"
+        caller.use(0)
+        assert caller.run(ink) == "rgb(255, 255, 255)"
+        caller.use(1)
+        caller.screenshot(PICTURES / "widget-two.png")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.use(0)
+        assert caller.state == "ended"
+        server.wait_for_calls(1)
+        ended = caller.events("call-ended")
+        assert [event["widget"] for event in ended] == ["Ada"]
+
+        caller.run("document.querySelectorAll('parley-agent')[1].remove()")
+        server.wait_for_calls(0)
+        assert caller.console() == []
+
+
+def test_no_style_leaks_either_way(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """A hostile style sheet changes no part of the widget, and the widget nothing of the page."""
+    script_tag = script(server)
+    site.pages["/plain"] = page(script_tag)
+    site.pages["/hostile"] = page(script_tag, style=HOSTILE)
+    site.pages["/without"] = page()
+
+    with WidgetCaller(f"{site.url}/plain", mouth(1.0)) as caller:
+        caller.look(still=True)
+
+        def looks(path: str) -> list[str]:
+            caller.go(site.url + path)
+            caller.click("launcher")
+            caller.screenshot(PICTURES / f"widget{path.replace('/', '-')}.png")
+            found: list[str] = caller.run(LOOKS)
+            return found
+
+        assert looks("/hostile") == looks("/plain")
+        around = caller.run(HOST_LOOKS)
+        caller.run("document.querySelector('parley-agent').remove()")
+        assert caller.host(HOST_LOOKS) == around
+        caller.go(f"{site.url}/without")
+        assert caller.host(HOST_LOOKS) == around
+
+
+def test_a_strict_policy_of_the_page_is_kept(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """Scripts from the agent's server and connections to it are all that a page has to allow."""
+    site.pages["/strict"] = page(script(server))
+    site.policies["/strict"] = (
+        f"default-src 'none'; script-src {server.url}; connect-src {server.url}; img-src data:; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    with WidgetCaller(f"{site.url}/strict", mouth(1.0)) as caller:
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        assert (
+            caller.run("return getComputedStyle(shadow.querySelector('.panel')).width") == "380px"
+        )
+        caller.wait_for(lambda: any(p.audible for p in caller.playback()), "the greeting")
+        caller.click("hangup")
+        assert caller.console() == []
+
+
+def test_a_daily_room_opens_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """The room that the server names takes the conversation's place; the site's token is shown."""
+    answer = "{ dailyRoom: 'https://tests.daily.co/room', dailyToken: 'abc', sessionId: '1' }"
+    site.pages["/daily"] = page(
+        "<script>window.fetch = async (url, { body, headers }) => {"
+        "  window.asked = [url, JSON.parse(body).transport, headers.Authorization];"
+        f"  return Response.json({answer});"
+        "};</script>",
+        script(server, 'data-agent="Rye" data-transport="daily" data-token="xyz"'),
+    )
+    frame = "return shadow.querySelector('iframe')?.src ?? ''"
+    with WidgetCaller(f"{site.url}/daily", mouth(1.0)) as caller:
+        caller.click("launcher")
+        caller.click("connect")
+        address = caller.wait_for(lambda: caller.run(frame), "the room")
+        assert address == "https://tests.daily.co/room?t=abc"
+        asked = caller.host("return window.asked")
+        assert asked == [f"{server.url}/start", "daily", "Bearer xyz"]
+        assert caller.events("call-started")
+        caller.screenshot(PICTURES / "widget-daily.png")
+        caller.click("hangup")
+        caller.wait_for_state("ended")
+        assert caller.run(frame) == ""
+        assert caller.text("status") == "Call ended"
+        assert caller.events("call-ended")
+
+
+def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """Escape closes the panel and gives the focus back; the page hears of no key."""
+    site.pages["/keys"] = page(script(server))
+    with WidgetCaller(f"{site.url}/keys", mouth(1.0)) as caller:
+        caller.run("window.keys = []; addEventListener('keydown', (e) => keys.push(e.key))")
+        caller.click("launcher")
+        assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
+        caller.press_escape()
+        assert caller.run("return shadow.activeElement.dataset.testid") == "launcher"
+        assert caller.run("return window.keys") == []
+        assert [event["name"] for event in caller.events()] == ["open", "close"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_themes(
+    server: AgentServer, site: Site, mouth: Mouth, theme: str
+) -> None:
+    """The open panel is the phone's screen; what is to be pressed is large enough for a thumb."""
+    site.pages["/phone"] = page(script(server, 'data-agent="Rye" data-language="fr"'))
+    with WidgetCaller(f"{site.url}/phone", mouth(1.0)) as caller:
+        caller.look(theme=theme, size=PHONE, still=True)
+        caller.go(f"{site.url}/phone")
+        caller.click("launcher")
+        caller.screenshot(PICTURES / f"widget-phone-{theme}.png")
+        box = caller.run(
+            "const { width, height } = shadow.querySelector('.panel').getBoundingClientRect();"
+            "return [width, height]"
+        )
+        assert tuple(box) == PHONE
+        assert caller.run("return shadow.querySelector('.root').dataset.theme") == theme
+        sizes = caller.run(
+            "return [...shadow.querySelectorAll('button')].filter((b) => b.offsetWidth)"
+            ".map((b) => Math.min(b.offsetWidth, b.offsetHeight))"
+        )
+        assert min(sizes) >= 40
+
+
+def test_the_script_is_small_and_cached(server: AgentServer) -> None:
+    """It comes packed, any page may load it, and who has it already is told so."""
+    with httpx.stream("GET", f"{server.url}/widget.js") as answer:
+        packed = b"".join(answer.iter_raw())
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "max-age" in answer.headers["cache-control"]
+    assert len(packed) < MAX_PACKED_BYTES
+    whole = httpx.get(f"{server.url}/widget.js", headers={"Accept-Encoding": "identity"})
+    assert whole.content == gzip.decompress(packed)
+    assert whole.headers["etag"] != answer.headers["etag"]
+    again = httpx.get(
+        f"{server.url}/widget.js", headers={"If-None-Match": f"W/{answer.headers['etag']}, x"}
+    )
+    assert (again.status_code, again.content) == (304, b"")

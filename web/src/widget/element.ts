@@ -1,0 +1,299 @@
+import { Call, type Outcome, type Phase } from "../call";
+import { farewell, NOT_SENT, type Problem, ProblemError, refused, SOUND_LOCKED } from "../problems";
+import { readRoom } from "../protocol";
+import { openSession } from "../session";
+import { saidText, type Turn } from "../transcript";
+import { ATTRIBUTES, type Options, readOptions } from "./options";
+import { type State, WidgetView } from "./view";
+import { languageOf } from "./words";
+
+/** What the page is told of a turn each time it changes. */
+export interface TurnDetail {
+  id: number;
+  side: "agent" | "caller";
+  /** The words that have been heard so far. */
+  text: string;
+  /** Whether the caller typed it. */
+  typed: boolean;
+  /** Whether the caller cut it short. */
+  interrupted: boolean;
+}
+
+/** A call as the widget sees it: one of ours, or a room that somebody else's page is in. */
+interface Conversation {
+  hangUp(): void;
+}
+
+/**
+ * `<parley-agent>`: a button that opens a panel, from which a caller talks to an agent.
+ *
+ * Everything is in a shadow root. The page hears of it by events: `parley:open`, `parley:close`,
+ * `parley:call-started`, `parley:transcript`, `parley:error`, `parley:call-ended`.
+ */
+export class ParleyAgent extends HTMLElement {
+  static readonly observedAttributes = ATTRIBUTES;
+
+  /** The server that is called where the element names none. */
+  static server = "";
+
+  /** The widget of the page that has a call: a page has one microphone and one ear. */
+  private static calling: ParleyAgent | undefined;
+
+  private readonly view: WidgetView;
+  private readonly dark = matchMedia("(prefers-color-scheme: dark)");
+  private options: Options;
+  private conversation: Conversation | undefined;
+  /** The conversation where it is a call of ours. */
+  private call: Call | undefined;
+  private phase: Phase = "connecting";
+  private talked = false;
+
+  constructor() {
+    super();
+    this.options = this.readOptions();
+    this.view = new WidgetView(
+      this.attachShadow({ mode: "open" }),
+      (now) => this.call?.readLevels(now) ?? { mic: 0, agent: 0 },
+    );
+    this.listen();
+  }
+
+  connectedCallback(): void {
+    this.dark.addEventListener("change", this.restyle);
+    addEventListener("pagehide", this.leave);
+    this.apply();
+  }
+
+  disconnectedCallback(): void {
+    this.dark.removeEventListener("change", this.restyle);
+    removeEventListener("pagehide", this.leave);
+    // A page that only moves the element keeps its call.
+    queueMicrotask(() => {
+      if (!this.isConnected) this.leave();
+    });
+  }
+
+  attributeChangedCallback(): void {
+    if (this.isConnected) this.apply();
+  }
+
+  /** Shows the panel. */
+  open(): void {
+    if (this.view.isOpen) return;
+    this.view.open(true);
+    this.restyle();
+    this.tell("open");
+  }
+
+  /** Hides the panel; a call goes on. */
+  close(): void {
+    if (!this.view.isOpen) return;
+    this.view.open(false);
+    this.tell("close");
+  }
+
+  /** Ends the call, if there is one. */
+  hangUp(): void {
+    this.conversation?.hangUp();
+  }
+
+  private readonly leave = () => this.hangUp();
+
+  private readonly restyle = () => {
+    const { theme } = this.options;
+    this.view.restyle(theme === "auto" ? this.dark.matches : theme === "dark");
+  };
+
+  private readOptions(): Options {
+    return readOptions((name) => this.getAttribute(name), ParleyAgent.server);
+  }
+
+  private apply(): void {
+    this.options = this.readOptions();
+    const page = this.closest<HTMLElement>("[lang]")?.lang ?? "";
+    this.view.apply(this.options, languageOf(this.options.language || page));
+    this.restyle();
+  }
+
+  private tell(name: string, detail?: unknown): void {
+    const event = new CustomEvent(`parley:${name}`, { bubbles: true, composed: true, detail });
+    this.dispatchEvent(event);
+  }
+
+  private listen(): void {
+    const { view } = this;
+    view.launcher.addEventListener("click", () => {
+      if (view.isOpen) {
+        this.close();
+        return;
+      }
+      this.open();
+      (view.connect.hidden ? view.text : view.connect).focus({ preventScroll: true });
+    });
+    view.close.addEventListener("click", () => this.dismiss());
+    view.connect.addEventListener("click", () => this.start());
+    view.hangUp.addEventListener("click", () => this.hangUp());
+    view.problemClose.addEventListener("click", () => view.hideProblem());
+    view.mute.addEventListener("click", () => this.toggleMute());
+    view.bar.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.sendText();
+    });
+    for (const kind of ["keydown", "keypress", "keyup"] as const) {
+      this.shadowRoot?.addEventListener(kind, (event) => {
+        // The page's own keys must not be pressed by who writes here: to the page, the keys come
+        // from an element that is no field.
+        event.stopPropagation();
+        if (kind === "keydown" && (event as KeyboardEvent).key === "Escape") this.dismiss();
+      });
+    }
+  }
+
+  /** Hides the panel, and puts the focus where it came from. */
+  private dismiss(): void {
+    if (!this.view.isOpen) return;
+    this.close();
+    this.view.launcher.focus({ preventScroll: true });
+  }
+
+  private start(): void {
+    if (this.conversation) return;
+    ParleyAgent.calling?.hangUp();
+    ParleyAgent.calling = this;
+    this.talked = false;
+    const { view } = this;
+    view.transcript.clear(view.names);
+    view.announcer.clear();
+    if (this.options.transport === "daily") this.startRoom();
+    else this.startCall();
+  }
+
+  private startCall(): void {
+    const { view, options } = this;
+    const call: Call = new Call(
+      view.audio,
+      {
+        phase: (phase) => {
+          this.phase = phase;
+          this.showPhase();
+        },
+        turn: (turn) => {
+          view.transcript.show(turn);
+          view.announcer.tell(call.transcript.turns, view.names, false);
+          this.tell("transcript", turnDetail(turn));
+        },
+        latency() {},
+        voices() {},
+        notice: (problem) => this.complain(problem),
+        soundLocked: () => {
+          this.complain(SOUND_LOCKED);
+          const unlock = () => {
+            call.unlockSound();
+            view.hideProblem();
+          };
+          addEventListener("pointerdown", unlock, { once: true });
+        },
+        ended: (outcome) => {
+          view.announcer.tell(call.transcript.turns, view.names, true);
+          this.ended(outcome);
+        },
+      },
+      options.server,
+    );
+    this.call = call;
+    this.conversation = call;
+    void call.start();
+  }
+
+  /** Has the caller join a Daily room, on Daily's own page. */
+  private startRoom(): void {
+    const abort = new AbortController();
+    const end = (outcome: Outcome) => {
+      if (abort.signal.aborted) return;
+      abort.abort();
+      this.view.room.replaceChildren();
+      this.ended(outcome);
+    };
+    this.conversation = {
+      hangUp: () => end({ failed: false, problem: farewell("hangup") }),
+    };
+    this.phase = "connecting";
+    this.showPhase();
+    openSession(this.options.server, { transport: "daily" }, abort.signal)
+      .then((body) => {
+        const room = readRoom(body);
+        if (!room) throw new ProblemError(refused(200, "", null));
+        if (abort.signal.aborted) return;
+        const frame = document.createElement("iframe");
+        frame.className = "frame";
+        frame.title = this.view.names.agent;
+        frame.allow = "microphone; autoplay";
+        frame.src = room;
+        this.view.room.replaceChildren(frame);
+        this.phase = "listening";
+        this.showPhase();
+      })
+      .catch((error: unknown) => {
+        const problem = error instanceof ProblemError ? error.problem : refused(200, "", null);
+        end({ failed: true, problem });
+      });
+  }
+
+  private showPhase(): void {
+    const { phase, view } = this;
+    const connected = phase !== "microphone" && phase !== "connecting" && phase !== "reconnecting";
+    this.show({ kind: "call", phase });
+    if (!connected || this.talked) return;
+    this.talked = true;
+    view.openFloor();
+    this.tell("call-started");
+  }
+
+  private show(state: State): void {
+    this.view.show(state, state.kind === "call" && this.call?.muted === true);
+  }
+
+  private complain(problem: Problem): void {
+    this.view.showProblem(problem);
+    this.tell("error", problem);
+  }
+
+  private ended(outcome: Outcome): void {
+    this.call = undefined;
+    this.conversation = undefined;
+    if (ParleyAgent.calling === this) ParleyAgent.calling = undefined;
+    this.show({ kind: "ended", ...outcome });
+    if (outcome.failed) this.tell("error", outcome.problem);
+    this.tell("call-ended", { reason: outcome.problem.code, failed: outcome.failed });
+  }
+
+  private toggleMute(): void {
+    const { call } = this;
+    if (!call) return;
+    call.muted = !call.muted;
+    this.showPhase();
+    this.view.tellMuted();
+  }
+
+  private async sendText(): Promise<void> {
+    const text = this.view.text.value.trim();
+    if (!text || !this.call) return;
+    try {
+      await this.call.sendText(text);
+      this.view.text.value = "";
+    } catch {
+      this.complain(NOT_SENT);
+    }
+  }
+}
+
+function turnDetail(turn: Turn): TurnDetail {
+  const { id, side } = turn;
+  return {
+    id,
+    side,
+    text: saidText(turn),
+    typed: side === "caller" && turn.typed,
+    interrupted: side === "agent" && turn.interrupted,
+  };
+}
