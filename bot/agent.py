@@ -26,6 +26,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallResultProperties
 from pipecat.services.llm_service import FunctionCallParams
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,7 +37,9 @@ from pydantic import (
     model_validator,
 )
 
-from processors.hang_up import HangUpFrame
+from bot.line import is_number, is_sip
+from processors.digits import MAX_DIGITS, wait_for_digits
+from processors.hang_up import HangUpFrame, TransferFrame
 
 EXAMPLE = "bot/agent.example.yaml"
 
@@ -53,6 +56,8 @@ When the caller wants to end the call, say a short goodbye and call end_call."""
 _IDLE_PROMPT = (
     "The user has been silent for a while. Ask in a few words whether they are still there."
 )
+
+_TRANSFER_FAILED = "The transfer did not work. Tell the user so, and ask what else you can do."
 
 
 class AgentFileError(ValueError):
@@ -120,6 +125,23 @@ async def change_voice(params: FunctionCallParams, voice: str = "") -> None:
         await params.result_callback({"voice": found})
 
 
+async def ask_for_digits(params: FunctionCallParams, count: int = 0) -> None:
+    """Wait for digits that the caller presses on the telephone's keypad.
+
+    Ask for them in the same answer, and, unless you know how many there are, for the hash key after
+    the last one.
+
+    Args:
+        params: The call, from Pipecat; the model sees only the others.
+        count: How many digits there are; leave out if that is not known.
+    """
+    digits = await wait_for_digits(params.llm, count=max(0, min(count, MAX_DIGITS)))
+    if digits:
+        await params.result_callback({"digits": digits})
+    else:
+        await params.result_callback({"error": "the caller pressed no digits"})
+
+
 async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) -> None:
     """Roll one or more dice.
 
@@ -137,9 +159,48 @@ async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) 
 
 
 TOOLS: Mapping[str, DirectFunction] = {
-    tool.__name__: tool for tool in (current_time, end_call, change_voice, roll_dice)
+    tool.__name__: tool
+    for tool in (current_time, end_call, change_voice, roll_dice, ask_for_digits)
 }
 """The tools that come with the agent, by name."""
+
+_DEFAULT_TOOLS = (current_time, end_call, change_voice, roll_dice)
+# Keys are for agents that expect calls from telephones.
+
+
+def _target(value: str) -> str:
+    """A number as ITU-T's E.164 has it, 15 digits at most, or a SIP address."""
+    if not (is_number(value) or is_sip(value)):
+        raise ValueError(f"{value!r} is neither like '+4930123456' nor like sip:help@example.org")
+    return value
+
+
+def _transfer_tool(transfers: Mapping[str, str]) -> FunctionSchema:
+    """The tool that puts the caller through; the model learns the targets' names alone."""
+    names = list(transfers)
+
+    async def transfer_call(params: FunctionCallParams) -> None:
+        wanted = str(params.arguments.get("to", "")).casefold()
+        # The longest, should one name be a part of another.
+        name = max((n for n in names if n.casefold() in wanted), key=len, default="")
+        if not name:
+            await params.result_callback({"error": "there is nobody of that name", "names": names})
+            return
+        await params.result_callback(
+            {"transfer": name}, properties=FunctionCallResultProperties(run_llm=False)
+        )
+        await params.llm.push_frame(TransferFrame(to=transfers[name]))
+
+    return FunctionSchema(
+        name="transfer_call",
+        description="Put the caller through to somebody else. Say in the same answer that you do; "
+        "the line is kept until it has been heard.",
+        properties={
+            "to": {"type": "string", "enum": names, "description": "Whom to put them through to."}
+        },
+        required=["to"],
+        handler=transfer_call,
+    )
 
 
 def _tool(value: Any, info: ValidationInfo) -> Any:
@@ -197,16 +258,21 @@ class Agent(BaseModel):
         name: What it calls itself.
         prompt: What the language model is told about its part.
         greeting: What it says first; empty to let the caller speak first.
+        woken: What it says when its wake word was said, and nothing else; the first time it greets.
         goodbye: What it says before it hangs up, where the model has not said goodbye itself.
         idle_prompt: What the language model is told when the caller has been silent for long.
+        transfer_failed: What the language model is told when a transfer did not work.
         time_up: What it says when a call has reached the longest that is allowed.
         shutting_down: What it says when the process has to end a call in order to stop.
+        voicemail: What it says to a machine that answers its call, with --voicemail message.
         apology: What it says when the language model fails and asking again may help.
         out_of_order: What it says when the language model fails and asking again cannot help.
         language: What is spoken, as a BCP 47 tag; None leaves it to the settings.
         voice: The voice it speaks with; None leaves it to the settings.
         tools: In a file, names of tools that come with the agent, or `file.py:function` for a
             function in a file of the same folder or below.
+        transfers: Whom callers can be put through to, by name: numbers in E.164, or SIP addresses.
+            Where a call's line can do it, the agent has the tool `transfer_call`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -214,17 +280,23 @@ class Agent(BaseModel):
     name: str = Field(default="Parley", min_length=1)
     prompt: str = Field(default=_PROMPT, min_length=1)
     greeting: str = "Hello, I'm {name}. What can I do for you?"
+    woken: str = "Yes?"
     goodbye: str = "Goodbye, and thank you for calling."
     idle_prompt: str = Field(default=_IDLE_PROMPT, min_length=1)
     time_up: str = "I'm sorry, our time is up. Goodbye, and thank you for calling."
     shutting_down: str = "I'm sorry, I have to end the call now. Please call again in a moment."
+    transfer_failed: str = Field(default=_TRANSFER_FAILED, min_length=1)
+    voicemail: str = "Hello, this is {name}. I'm sorry that I missed you. I'll call again. Goodbye."
     apology: str = "Sorry, I lost my train of thought. Could you say that again?"
     out_of_order: str = (
         "Sorry, I can't think just now. Somebody has to look at how my language model is set up."
     )
     language: str | None = Field(default=None, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")
     voice: str | None = Field(default=None, min_length=1)
-    tools: tuple[Annotated[DirectFunction, BeforeValidator(_tool)], ...] = tuple(TOOLS.values())
+    tools: tuple[Annotated[DirectFunction, BeforeValidator(_tool)], ...] = _DEFAULT_TOOLS
+    transfers: Mapping[
+        Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_target)]
+    ] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod
@@ -246,8 +318,16 @@ class Agent(BaseModel):
             raise ValueError(f"there are two tools called {min(twice)}; rename one")
         return tools
 
-    def tool_functions(self) -> list[FunctionSchema | DirectFunction]:
-        """The tools as Pipecat takes them: `LLMContext(tools=agent.tool_functions())`."""
+    def tool_functions(
+        self, *, can_transfer: bool = False
+    ) -> list[FunctionSchema | DirectFunction]:
+        """The tools as Pipecat takes them: `LLMContext(tools=agent.tool_functions())`.
+
+        Args:
+            can_transfer: Whether the caller can be put through to somebody else.
+        """
+        if can_transfer and self.transfers:
+            return [*self.tools, _transfer_tool(self.transfers)]
         return list(self.tools)
 
 
@@ -305,6 +385,8 @@ def _explain(error: ValidationError) -> str:
             return f"{key}: {mistake['input']!r} is no language tag; write it like en or en-US"
         case "tuple_type":
             return f"{key}: must be a list, one `- entry` a line"
+        case "mapping_type" | "dict_type":
+            return f"{key}: must be `name: number` lines"
         case _:
             return f"{key}: {mistake['msg'].removeprefix('Value error, ')}"
 

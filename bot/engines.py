@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 from pipecat.services.llm_service import LLMService
@@ -16,6 +17,7 @@ from services import catalog, detectors
 from services.llm.ollama import find_ollama, ollama_base_url
 from services.llm.openai import openai_llm
 from services.llm.responder import ResponderLLMService
+from services.models import models
 from services.openai_endpoint import openai_client
 from services.settings import blame, masked
 from services.stt.hearing import Hearing
@@ -30,6 +32,9 @@ from services.tts.speech import Speech
 from services.tts.voices import Progress
 from services.worker.leases import workers_at
 from services.worker.pool import WorkerPool
+
+if TYPE_CHECKING:
+    from services.wake import WakeWordListener
 
 WORKER_SECONDS = 5.0
 """How long the start waits for workers."""
@@ -79,6 +84,7 @@ class Engines:
     Attributes:
         speech: What speaks.
         hearing: What hears.
+        listen: Begins to listen for the wake word; None where none is needed.
         parts: What is printed of what speaks, hears and thinks.
     """
 
@@ -92,6 +98,7 @@ class Engines:
         voice: str = "",
         speakers: WorkerPool | None = None,
         hearers: WorkerPool | None = None,
+        listen: "Callable[[], WakeWordListener] | None" = None,
     ) -> None:
         """Hold engines that are loaded.
 
@@ -103,11 +110,13 @@ class Engines:
             voice: The voice that calls begin with; empty, or one that is not there, for the first.
             speakers: The workers that `speech` speaks through, closed by it.
             hearers: The workers that `hearing` hears through, closed by it.
+            listen: Begins to listen for the wake word; None where none is needed.
         """
         self._settings = settings
         self._voice = voice
         self._speakers = speakers
         self._hearers = hearers
+        self.listen = listen
         self._pools = {pool for pool in (speakers, hearers) if pool is not None}
         self.speech, speaks = speech
         self.hearing, hears = hearing
@@ -254,9 +263,25 @@ def load_engines(settings: Settings, agent: Agent, progress: Progress) -> Engine
             voice=settings.tts_voice or agent.voice or "",
             speakers=speakers,
             hearers=hearers,
+            listen=listen_for(settings),
         )
         undo.pop_all()
     return engines
+
+
+def listen_for(settings: Settings) -> "Callable[[], WakeWordListener] | None":
+    """What begins to listen for the wake word, if there is to be one. Blocks while loading.
+
+    Raises:
+        SettingsError: There is no such word, or the extra is missing.
+    """
+    if not settings.wake_word:
+        return None
+    with blame("--wake-word"):
+        from services.wake import WakeWords
+
+        words = models.get("wake words", WakeWords)
+        return partial(words.listen, words.check([settings.wake_word.lower().replace(" ", "_")]))
 
 
 def _language(settings: Settings, agent: Agent) -> str:

@@ -1,5 +1,7 @@
 """RTVI as an agent offers it to callers whom nobody knows."""
 
+import json
+from collections.abc import Set
 from typing import Any
 
 from loguru import logger
@@ -7,25 +9,29 @@ from pipecat.frames.frames import Frame, InputTransportMessageFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.processors.frameworks.rtvi import RTVIProcessor
 
-MESSAGES = frozenset({"client-ready", "client-message", "send-text", "disconnect-bot"})
+from processors.digits import MAX_DIGITS
+
+MESSAGES = frozenset({"client-ready", "client-message", "send-text", "dtmf", "disconnect-bot"})
 """What a conversation needs of a client. RTVI has more: a client could answer tool calls in place
 of the tool, have the server fetch a file, or feed it audio past the transport."""
 
 
 class CallerRTVIProcessor(RTVIProcessor):
-    """`RTVIProcessor` that takes no message but `MESSAGES`.
+    """`RTVIProcessor` that takes no messages but `MESSAGES` and those that its line allows.
 
     Event handlers:
         on_text: Called when the caller has written something.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, also: Set[str] = frozenset(), **kwargs: Any) -> None:
         """Create the processor.
 
         Args:
+            also: Types of message that are taken besides `MESSAGES`.
             **kwargs: For `RTVIProcessor`.
         """
         super().__init__(**kwargs)
+        self._taken = MESSAGES | also
         self._register_event_handler("on_text")
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -36,10 +42,29 @@ class CallerRTVIProcessor(RTVIProcessor):
             direction: Where it travels.
         """
         if isinstance(frame, InputTransportMessageFrame):
-            kind = frame.message.get("type") if isinstance(frame.message, dict) else None
-            if kind not in MESSAGES:
-                logger.debug("dropped a message of the type {}", str(kind)[:40])
+            kind = str(frame.message.get("type") if isinstance(frame.message, dict) else None)
+            if kind not in self._taken or _presses_too_much(frame.message):
+                logger.debug("dropped a message of the type {}", kind[:40])
                 return
             if kind == "send-text":
+                frame.message = _in_utf8(frame.message)
                 await self._call_event_handler("on_text")
         await super().process_frame(frame, direction)
+
+
+def _in_utf8(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with question marks for what UTF-8 cannot say: halves of surrogate pairs.
+
+    JSON can (RFC 8259, 8.2); what comes to tokenize or to send such a text would fail on it.
+    """
+    plain: dict[str, Any] = json.loads(
+        json.dumps(message, ensure_ascii=False).encode(errors="replace")
+    )
+    return plain
+
+
+def _presses_too_much(message: dict[str, Any]) -> bool:
+    """Whether a message holds more keys than anybody presses at once."""
+    data = message.get("data")
+    buttons = data.get("buttons") if isinstance(data, dict) else None
+    return isinstance(buttons, list) and len(buttons) > MAX_DIGITS

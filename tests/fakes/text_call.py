@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from pipecat.adapters.llm.schemas.direct_function import DirectFunction
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
@@ -26,6 +27,7 @@ from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
+from processors.digits import DigitsTurnStop
 from processors.hang_up import HangUp
 from processors.llm_apology import LLMApology
 
@@ -65,13 +67,14 @@ class TextCall:
     def __init__(
         self,
         llm: LLMService[Any],
-        tools: Sequence[DirectFunction] = (),
+        tools: Sequence[FunctionSchema | DirectFunction] = (),
         after: Sequence[FrameProcessor] = (),
+        before: Sequence[FrameProcessor] = (),
     ) -> None:
         self.llm = llm
         self.context = LLMContext(tools=list(tools))
         # Nothing is heard, so that no model has to tell where a turn ends.
-        turns = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
+        turns = UserTurnStrategies(stop=[DigitsTurnStop(), SpeechTimeoutUserTurnStopStrategy()])
         user, assistant = LLMContextAggregatorPair(
             self.context, user_params=LLMUserAggregatorParams(user_turn_strategies=turns)
         )
@@ -79,6 +82,7 @@ class TextCall:
         self.worker = PipelineWorker(
             Pipeline(
                 [
+                    *before,
                     user,
                     LLMApology(apology=APOLOGY, out_of_order=OUT_OF_ORDER),
                     llm,
