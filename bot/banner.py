@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 _console = Console(highlight=False, markup=False)
 
 
-def show(engines: "Engines", agent: "Agent", listener: socket.socket) -> None:
-    """Print what the agent runs with, and the address to open."""
+def show(settings: Settings, engines: "Engines", agent: "Agent", listener: socket.socket) -> None:
+    """Print what the agent runs with, how callers can come, and the address to open."""
+    from bot.server import ways
+
     table = Table(title=f"{agent.name} is ready", title_justify="left", title_style="bold")
     for heading in ("", "with", "from", "better"):
         table.add_column(heading, overflow="fold")
     for part in engines.parts:
         table.add_row(part.role, f"{part.engine}: {part.model}", part.source, part.better)
     _console.print(table)
+    open_ways = [way for way, lacks in ways.lacks(settings).items() if not lacks]
+    _console.print(f"Callers come over: {', '.join(open_ways)}. --list says what others lack.")
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     _console.print(f"Open http://{shown}:{port} and talk. Ctrl-C stops.")
 
 
 def show_choices(settings: Settings) -> None:
-    """Print every engine, whether it can run here, and what it lacks.
+    """Print every engine and every way in, whether it can be used here, and what it lacks.
 
     Args:
-        settings: The settings in force: an engine may lack one of them.
+        settings: The settings in force: each may lack one of them.
     """
+    from bot.server import ways
+
     table = Table(title_justify="left", title_style="bold")
     for heading in ("", "setting", "here", "lacks"):
         table.add_column(heading, overflow="fold")
@@ -45,4 +51,8 @@ def show_choices(settings: Settings) -> None:
             table.add_row(role, f"--{flag} {row.name}", "no" if lacks else "yes", lacks)
             role = ""  # noqa: PLW2901
         table.add_section()
+    role = "answers"
+    for way, lacks in ways.lacks(settings).items():
+        table.add_row(role, way, "no" if lacks else "yes", lacks)
+        role = ""
     _console.print(table)

@@ -23,6 +23,7 @@ from bot import settings as settings_module
 from bot.settings import Settings, SettingsError
 from services import catalog
 from services.errors import EngineError
+from services.settings import secrets_of
 
 __all__ = ["bot", "main"]
 
@@ -38,12 +39,13 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         settings = settings_module.load(argv, catalog.choices())
+        from services import serve
+
+        serve.log_to_stderr(settings.log_level, secrets_of(settings))
         if settings.list:
             banner.show_choices(settings)
             return 0
-        from services import serve
-
-        serve.log_to_stderr(settings.log_level)
+        settings.check_access()
         with serve.listen(settings.host, settings.port) as listener:
             asyncio.run(_serve(settings, listener))
     except (SettingsError, EngineError) as error:
@@ -72,12 +74,13 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     try:
         await engines.open()
         freeze_garbage()
-        calls = Calls(settings.max_calls)
+        calls = Calls(settings, engines, agent)
         await serve.serve(
             create_app(settings, engines, agent, calls),
             listener,
-            ready=lambda: banner.show(engines, agent, listener),
+            ready=lambda: banner.show(settings, engines, agent, listener),
             drain=lambda: calls.drain(settings.drain_seconds, agent.shutting_down),
+            proxies=settings.trusted_proxies,
         )
     finally:
         await engines.close()

@@ -5,12 +5,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from bot.line import is_number
 from services import settings as command_line
+from services.reach import LOOPBACK, origin_of
 from services.settings import (
     Address,
     CommaList,
@@ -29,6 +32,9 @@ __all__ = ["OPENAI_MODEL", "Settings", "SettingsError", "load"]
 OPENAI_MODEL = "gpt-4.1-mini"
 """What OpenAI is asked for when no model is named."""
 
+MIN_KEY = 16
+"""Characters of an API key: with fewer, it could be guessed."""
+
 _PROGRAM = Program(
     name="python bot/main.py",
     description="A voice agent that you can talk to: open the address it prints.",
@@ -36,7 +42,8 @@ _PROGRAM = Program(
     "PARLEY_TTS_VOICE, but the mind's address is OPENAI_BASE_URL. Secrets are variables alone: "
     "OPENAI_API_KEY for the mind and all else that OpenAI does; PARLEY_TTS_API_KEY and "
     "PARLEY_STT_API_KEY for other endpoints of --tts openai and --stt openai; PARLEY_WORKER_TOKEN "
-    "for workers.",
+    "for workers; PARLEY_API_KEY for whoever starts calls; PARLEY_TURN_SECRET for --turn-urls. "
+    "Those of rooms and carriers are in docs/daily.md, docs/livekit.md and docs/phone.md.",
 )
 
 
@@ -45,6 +52,46 @@ def _are_stun(urls: list[str]) -> list[str]:
         if not re.fullmatch(r"stun:[^\s:/]+(:\d+)?", url):
             raise ValueError(f"{url!r} is not like stun:stun.example.org:3478")
     return urls
+
+
+def _are_turn(urls: list[str]) -> list[str]:
+    for url in urls:
+        if not re.fullmatch(r"turns?:[^\s:/?]+(:\d+)?(\?transport=(udp|tcp))?", url):
+            raise ValueError(f"{url!r} is not like turn:turn.example.org:3478")
+    return urls
+
+
+def _are_origins(origins: list[str]) -> list[str]:
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^\s/?#@*]+/?", origin, re.IGNORECASE):
+            raise ValueError(f"{origin!r} is not like https://shop.example.org")
+    return [origin_of(origin) for origin in origins]
+
+
+def _are_networks(networks: list[str]) -> list[str]:
+    return [str(ip_network(network, strict=False)) for network in networks]
+
+
+def _are_keys(value: SecretStr | None) -> SecretStr | None:
+    if value and any(len(key) < MIN_KEY for key in value.get_secret_value().split(",")):
+        raise ValueError(f"a key has {MIN_KEY} characters or more; openssl rand -hex 32 makes one")
+    return value
+
+
+def _is_livekit(url: str) -> str:
+    if not re.fullmatch(r"(wss?|https?)://[^\s/]+(/\S*)?", url):
+        raise ValueError("the address is like wss://livekit.example.org")
+    return url
+
+
+def _in_e164(value: str) -> str:
+    if not is_number(value):
+        raise ValueError("a number begins with its country code, like +4930123456")
+    return value
+
+
+Number = Annotated[str, AfterValidator(_in_e164), "NUMBER"]
+"""A telephone number in E.164."""
 
 
 def _nothing(value: object) -> object:
@@ -73,11 +120,167 @@ class Settings(EngineSettings):
     stun_servers: Annotated[CommaList, AfterValidator(_are_stun)] = setting(
         "Server", [], "stun:host:port, comma-separated, for callers behind other networks"
     )
-    allowed_origins: CommaList = setting(
-        "Server", [], "web origins besides our own that may start calls, comma-separated"
-    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "Server", "info", "how much is logged"
+    )
+    eval: bool = setting(
+        "Server", False, "let pipecat eval drive the agent at ws://…/eval, on this machine alone"
+    )
+
+    # Access
+    api_key: Annotated[Key | None, AfterValidator(_are_keys)] = secret(
+        "what starts and shows calls from elsewhere; several, comma-separated, while one replaces "
+        "another"
+    )
+    insecure: bool = setting(
+        "Access", False, "let anybody start calls where --host is not this machine alone"
+    )
+    public_url: Address | None = setting(
+        "Access",
+        None,
+        "https address under which callers, carriers and rooms reach this server",
+    )
+    allowed_origins: Annotated[CommaList, AfterValidator(_are_origins)] = setting(
+        "Access", [], "web origins whose pages may start calls without a key, comma-separated"
+    )
+    require_token: bool = setting(
+        "Access", False, "have those pages show a start token, which their site makes for them"
+    )
+    trusted_proxies: Annotated[CommaList, AfterValidator(_are_networks)] = setting(
+        "Access",
+        [],
+        "addresses or networks of proxies whose X-Forwarded-For is believed, comma-separated",
+    )
+    starts_per_minute: int = setting(
+        "Access", 20, "calls that one address may start a minute without the key", ge=1
+    )
+    total_starts_per_minute: int = setting(
+        "Access", 240, "calls that all addresses may start a minute without the key", ge=1
+    )
+    turn_urls: Annotated[CommaList, AfterValidator(_are_turn)] = setting(
+        "Access", [], "turn:host:port, comma-separated: relays for callers whom UDP does not reach"
+    )
+    turn_seconds: int = setting(
+        "Access", 3600, "how long a credential for a relay is good; no shorter than a call", ge=60
+    )
+    turn_secret: Key | None = secret("what the relays make their credentials from")
+
+    # Daily
+    daily_api_key: Key | None = secret("key of Daily's REST API", validation_alias="DAILY_API_KEY")
+    daily_dialin_secret: Key | None = secret(
+        "what Daily signs its webhook of telephone calls with, in base64"
+    )
+    daily_room: Address | None = setting("Daily", None, "room that the agent joins at the start")
+    daily_token: Key | None = setting(
+        "Daily", None, "meeting token for that room; processes see flags, so rather a variable"
+    )
+    daily_room_minutes: float = setting(
+        "Daily", 120.0, "how long a room lasts that we make; no shorter than a call", gt=0
+    )
+    daily_dialout: bool = setting(
+        "Daily", False, "call and transfer to telephones, where the account may do so"
+    )
+    daily_api_url: Address = setting(
+        "Daily", "https://api.daily.co/v1", "where Daily's REST API answers"
+    )
+
+    # LiveKit
+    livekit_url: Annotated[str, AfterValidator(_is_livekit)] | None = setting(
+        "LiveKit",
+        None,
+        "address of the LiveKit server, for the agent and its callers: wss://host",
+        validation_alias="LIVEKIT_URL",
+    )
+    livekit_api_key: Key | None = secret(
+        "key of the LiveKit server", validation_alias="LIVEKIT_API_KEY"
+    )
+    livekit_api_secret: Key | None = secret(
+        "secret of that key, which signs tokens and webhooks", validation_alias="LIVEKIT_API_SECRET"
+    )
+    livekit_room: str | None = setting("LiveKit", None, "room that the agent joins at the start")
+    livekit_prefix: str = setting(
+        "LiveKit",
+        "parley-",
+        "what the names of rooms begin with which the agent answers in, told by LiveKit's webhook",
+        min_length=1,
+    )
+
+    # Telephone
+    voicemail: Literal["hang-up", "message", "ignore"] = setting(
+        "Telephone", "hang-up", "what the agent does when a machine answers a call that it placed"
+    )
+    twilio_account_sid: str | None = setting(
+        "Telephone", None, "Twilio account, AC…", validation_alias="TWILIO_ACCOUNT_SID"
+    )
+    twilio_auth_token: Key | None = secret(
+        "auth token of that account, which also signs its webhooks",
+        validation_alias="TWILIO_AUTH_TOKEN",
+    )
+    twilio_number: Number | None = setting(
+        "Telephone", None, "number that calls over Twilio are from"
+    )
+    twilio_api_url: Address = setting(
+        "Telephone", "https://api.twilio.com", "where Twilio's REST API answers"
+    )
+    telnyx_public_key: str | None = setting(
+        "Telephone",
+        None,
+        "key in base64 that Telnyx's webhooks are checked with",
+        validation_alias="TELNYX_PUBLIC_KEY",
+    )
+    telnyx_api_key: Key | None = secret(
+        "key of Telnyx's REST API, KEY…", validation_alias="TELNYX_API_KEY"
+    )
+    telnyx_application: str | None = setting(
+        "Telephone", None, "ID of the Telnyx TeXML application that places calls"
+    )
+    telnyx_number: Number | None = setting(
+        "Telephone", None, "number that calls over Telnyx are from"
+    )
+    telnyx_api_url: Address = setting(
+        "Telephone", "https://api.telnyx.com", "where Telnyx's REST API answers"
+    )
+    plivo_auth_id: str | None = setting(
+        "Telephone", None, "Plivo account, MA…", validation_alias="PLIVO_AUTH_ID"
+    )
+    plivo_auth_token: Key | None = secret(
+        "auth token of that account, which also signs its webhooks",
+        validation_alias="PLIVO_AUTH_TOKEN",
+    )
+    plivo_number: Number | None = setting(
+        "Telephone", None, "number that calls over Plivo are from"
+    )
+    plivo_api_url: Address = setting(
+        "Telephone", "https://api.plivo.com", "where Plivo's REST API answers"
+    )
+    exotel_secret: Key | None = secret("what ends the address that Exotel asks, as our proof of it")
+    exotel_account_sid: str | None = setting("Telephone", None, "Exotel account")
+    exotel_api_key: Key | None = secret("key of Exotel's REST API")
+    exotel_api_token: Key | None = secret("token of that key")
+    exotel_number: str | None = setting("Telephone", None, "number that calls over Exotel are from")
+    exotel_flow: str | None = setting(
+        "Telephone", None, "number of the Exotel flow that leads those calls to the agent"
+    )
+    exotel_api_url: Address = setting(
+        "Telephone", "https://api.exotel.com", "where Exotel's REST API answers"
+    )
+    vonage_signature_secret: Key | None = secret(
+        "what Vonage signs its webhooks with", validation_alias="VONAGE_SIGNATURE_SECRET"
+    )
+    vonage_application_id: str | None = setting(
+        "Telephone", None, "Vonage application", validation_alias="VONAGE_APPLICATION_ID"
+    )
+    vonage_private_key: Path | None = setting(
+        "Telephone",
+        None,
+        "file of that application's private key, in PEM",
+        validation_alias="VONAGE_PRIVATE_KEY",
+    )
+    vonage_number: Number | None = setting(
+        "Telephone", None, "number that calls over Vonage are from"
+    )
+    vonage_api_url: Address = setting(
+        "Telephone", "https://api.nexmo.com", "where Vonage's REST API answers"
     )
 
     # Who answers
@@ -161,6 +364,60 @@ class Settings(EngineSettings):
         "Turns", 20.0, "silence after which the agent asks if anyone is there; 0 never", ge=0
     )
     idle_prompts: int = setting("Turns", 2, "times it asks before it hangs up", ge=0)
+    digits_seconds: float = setting(
+        "Turns", 2.0, "pause after which keys that the caller pressed are a turn; # ends it", gt=0
+    )
+    wake_word: str | None = setting(
+        "Turns",
+        None,
+        "words without which the agent neither hears nor answers, such as 'hey jarvis'",
+    )
+    wake_seconds: float = setting(
+        "Turns", 15.0, "silence of both after which the wake word is needed again", ge=2
+    )
+
+    # Records
+    record: Path | None = setting(
+        "Records", None, "folder in which calls are recorded, what is said in them included"
+    )
+    record_days: float = setting(
+        "Records", 30.0, "how long records are kept; 0 keeps them until they are deleted", ge=0
+    )
+    record_megabytes: int = setting(
+        "Records",
+        500,
+        "largest record of one call; an hour takes 230, by telephone 115",
+        ge=1,
+        le=4000,
+    )
+    record_notice: str = setting(
+        "Records", "", "what the agent says first in a call that is recorded"
+    )
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine can reach the server."""
+        return self.host not in LOOPBACK or self.public_url is not None
+
+    def check_access(self) -> None:
+        """Make sure that nobody gets in whom nobody has let in, and that relays have a secret.
+
+        Raises:
+            SettingsError: The server can be reached from elsewhere and asks for no key, or has
+                `--eval`; or relays are named without their secret, or a secret without relays.
+        """
+        if self.exposed and not self.api_key and not self.insecure:
+            flag = "--public-url" if self.host in LOOPBACK else f"--host {self.host}"
+            raise SettingsError(
+                f"{flag}: others can reach this server; set PARLEY_API_KEY to what "
+                "openssl rand -hex 32 prints, or say --insecure to let anybody start calls"
+            )
+        if self.exposed and self.eval:
+            raise SettingsError(
+                "--eval: it is for this machine alone; leave it out, or --host and --public-url"
+            )
+        if bool(self.turn_urls) != bool(self.turn_secret):
+            raise SettingsError("--turn-urls and PARLEY_TURN_SECRET need each other: set both")
 
 
 def load(argv: Sequence[str], choices: Mapping[str, Sequence[str]] | None = None) -> Settings:

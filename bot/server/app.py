@@ -10,14 +10,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from bot.agent import Agent
 from bot.call import Calls
 from bot.engines import Engines
+from bot.server import access, daily, health, livekit, openapi, records, tokens, web, widget
 from bot.server import calls as calls_in_progress
-from bot.server import health, web
+from bot.server.phone import routes as phone
 from bot.settings import Settings
 from services.guard import Guard
+from services.reach import as_seen
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest request body: an SDP offer is a few kilobytes."""
@@ -41,36 +44,83 @@ def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls)
         agent: Who answers.
         calls: The calls of the process.
     """
-    offers = web.Offers(settings, engines, agent, calls)
+    offers = web.Offers(settings, engines, calls)
+    daily_rooms = daily.Daily(settings, agent, calls)
+    livekit_rooms = livekit.LiveKit(settings, agent, calls)
+    telephone = phone.Phone(settings, engines, agent, calls, {"daily": daily_rooms})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        voices = asyncio.create_task(calls.follow_voices(engines), name="voices")
+        voices = asyncio.create_task(calls.follow_voices(), name="voices")
+        keeping = asyncio.create_task(records.keep(calls.records), name="records")
+        await daily_rooms.open()
+        await livekit_rooms.open()
         yield
         voices.cancel()
         with suppress(asyncio.CancelledError):
             await voices
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
         await offers.close()
+        await livekit_rooms.close()
+        await daily_rooms.close()
+        await telephone.close()
 
-    app = FastAPI(title="Parley", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Parley",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=openapi.EVERYWHERE,
+    )
     app.include_router(health.router(calls, engines))
     app.include_router(calls_in_progress.router(calls))
-    app.include_router(web.router(offers, engines, agent))
+    app.include_router(records.router(calls))
+    starters: dict[str, web.Starter] = {
+        "webrtc": offers,
+        "daily": daily_rooms,
+        "livekit": livekit_rooms,
+    }
+    app.include_router(web.router(offers, starters, calls, engines, agent))
+    app.include_router(daily.router(daily_rooms, calls))
+    app.include_router(livekit.router(livekit_rooms))
+    app.include_router(phone.router(telephone))
+    if settings.eval:
+        # What it imports is of no use to others.
+        from bot.server import evals
+
+        app.include_router(evals.router(calls))
+    keys = access.keys_of(settings)
+    app.include_router(tokens.router(keys))
+    app.include_router(widget.router())
+    openapi.describe(app)
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
-    app.add_middleware(PageHeaders)
+    # The last one added is asked first: who may not come in has nothing read of what they send.
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(
+        access.Access,
+        keys=keys,
+        limit=access.limit_of(settings),
+        keyless_origins=[] if settings.require_token else settings.allowed_origins,
+    )
     app.add_middleware(
         Guard,
         host=settings.host,
         allowed_origins=settings.allowed_origins,
+        public_url=settings.public_url,
         cure="; --allowed-origins adds an origin",
     )
-    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(PageHeaders)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=as_seen(settings.trusted_proxies))
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "PATCH", "PUT"],
-            allow_headers=["content-type"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["retry-after"],
         )
     # Last, since it answers every path that nothing else does.
     web.mount_page(app)

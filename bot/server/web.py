@@ -5,13 +5,12 @@ and `PATCH` on the same path adds ICE candidates. `/api/offer` does without a se
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import aioice.ice
-from aiortc import RTCIceServer
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.sdp import SessionDescription
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -26,12 +25,16 @@ from pipecat.transports.smallwebrtc.request_handler import (
     SmallWebRTCRequestHandler,
 )
 from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from bot.agent import Agent
-from bot.call import Call, Calls, TooManyCallsError
+from bot.call import Calls, TooManyCallsError
 from bot.engines import Engines
+from bot.line import Line, Origin
+from bot.server.openapi import answers
+from bot.server.turn import IceConfig, IceServers
 from bot.settings import Settings
+from services.tts.engine import VoiceInfo
 
 PAGE = Path(__file__).parents[2] / "web" / "dist"
 """The built page."""
@@ -71,10 +74,90 @@ class StartBody(BaseModel):
 
 
 class StartRequest(BaseModel):
-    """`POST /start`, as Pipecat's clients send it; fields of other transports are ignored."""
+    """`POST /start`, as Pipecat's clients send it; any other fields are ignored."""
 
     transport: str = "webrtc"
     body: StartBody = StartBody()
+
+
+class Started(BaseModel):
+    """What a client needs in order to connect, after Pipecat's conventions.
+
+    Attributes:
+        sessionId: The session; with WebRTC, who knows it may make its offer, once and soon.
+        iceConfig: The servers that help WebRTC's media through.
+    """
+
+    # Rooms have their own fields besides.
+    model_config = ConfigDict(extra="allow")
+
+    sessionId: str  # noqa: N815 - the names are the clients'.
+    iceConfig: IceConfig | None = None  # noqa: N815
+
+
+class Answer(BaseModel):
+    """The answer to an SDP offer, and what the connection is called."""
+
+    sdp: str
+    type: str
+    pc_id: str
+
+
+class Taken(BaseModel):
+    """That candidates were taken."""
+
+    status: str = "success"
+
+
+class Speaks(BaseModel):
+    """What the agent speaks with."""
+
+    engine: str
+    voice: str
+    voices: list[VoiceInfo]
+
+
+class Model(BaseModel):
+    """What the agent hears or thinks with."""
+
+    engine: str
+    model: str
+
+
+class About(BaseModel):
+    """Who answers, and with what."""
+
+    name: str
+    greeting: str
+    tts: Speaks
+    stt: Model
+    llm: Model
+
+
+class Starter(Protocol):
+    """What a transport does with `POST /start`.
+
+    Attributes:
+        lacks: What the transport lacks before it can be used, in one line that names the setting;
+            empty when it lacks nothing.
+    """
+
+    lacks: str
+
+    async def start(self, body: StartBody) -> dict[str, Any]:
+        """Let a caller in.
+
+        Args:
+            body: What was asked for; its voice is one of the engines'.
+
+        Returns:
+            What the client needs in order to connect; `sessionId` is always there.
+
+        Raises:
+            TooManyCallsError: The process is full, or about to stop.
+            HTTPException: It cannot be done; the detail is one line.
+        """
+        ...
 
 
 class OfferRequest(BaseModel):
@@ -126,47 +209,75 @@ class Session:
         self.pc_id: str | None = None
 
 
+class WebLine(Line):
+    """A WebRTC connection."""
+
+    def __init__(
+        self,
+        connection: SmallWebRTCConnection,
+        close: Callable[[SmallWebRTCConnection], Awaitable[None]],
+        *,
+        awaits_client: bool,
+    ) -> None:
+        """Take over a connection that has been offered.
+
+        Args:
+            connection: The connection.
+            close: Lets go of it.
+            awaits_client: Whether there is a data channel, for an RTVI client.
+        """
+        hear_sooner(connection)
+        params = TransportParams(audio_in_enabled=True, audio_out_enabled=True)
+        super().__init__(SmallWebRTCTransport(connection, params), Origin("webrtc"))
+        self.awaits_client = awaits_client
+        self._connection = connection
+        self._close = close
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._close(self._connection)
+
+
 class Offers:
     """Turns SDP offers into calls."""
 
-    def __init__(self, settings: Settings, engines: Engines, agent: Agent, calls: Calls) -> None:
+    lacks = ""
+
+    def __init__(self, settings: Settings, engines: Engines, calls: Calls) -> None:
         """Take offers for one process.
 
         Args:
             settings: The settings in force.
             engines: What the agent speaks, hears and thinks with.
-            agent: Who answers.
             calls: Where the calls go.
         """
-        self.stun_servers = settings.stun_servers
-        self._settings = settings
+        self._ice_servers = IceServers(settings)
         self._engines = engines
-        self._agent = agent
         self._calls = calls
         self._sessions: dict[str, Session] = {}
         # The connections of calls that go on, by their present id.
         self._connections: dict[str, SmallWebRTCConnection] = {}
-        self._handler = SmallWebRTCRequestHandler(
-            ice_servers=[RTCIceServer(urls=url) for url in settings.stun_servers]
-        )
+        self._handler = SmallWebRTCRequestHandler(ice_servers=self._ice_servers.for_agent())
 
-    def open_session(self, request: StartRequest) -> str:
-        """Open a session and return its id.
+    async def start(self, body: StartBody) -> dict[str, Any]:
+        """Open a session that waits for its offer.
+
+        Args:
+            body: What was asked for; its voice is one of the engines'.
+
+        Returns:
+            Its `sessionId`, and the ICE servers where there are any.
 
         Raises:
-            HTTPException: 400 for a transport or voice that is not there, 503 when the process is
-                full or too many sessions wait.
+            TooManyCallsError: The process is full, or too many sessions wait.
         """
-        if request.transport != "webrtc":
-            raise HTTPException(400, f"there is no transport {request.transport[:40]!r}")
-        self._check_voice(request.body.voice)
         self._drop_stale_sessions()
         waiting = sum(not session.offered for session in self._sessions.values())
         if self._calls.full or waiting >= MAX_SESSIONS:
-            raise self._busy()
+            raise TooManyCallsError
         session_id = uuid4().hex
-        self._sessions[session_id] = Session(request.body)
-        return session_id
+        self._sessions[session_id] = Session(body)
+        return {"sessionId": session_id, "iceConfig": self._ice_servers.for_caller()}
 
     async def offer(self, request: OfferRequest, session_id: str | None = None) -> dict[str, str]:
         """Begin the call that an offer asks for, or renegotiate one that goes on.
@@ -186,7 +297,7 @@ class Offers:
             raise HTTPException(409, "this session has its call already; open another")
         body = session.body if session else self._body(request.request_data)
         if self._calls.full:
-            raise self._busy()
+            raise busy(self._calls)
         if session:
             session.offered = True
         try:
@@ -233,11 +344,11 @@ class Offers:
             nonlocal failure
             try:
                 self._calls.start(
-                    lambda: self._call(connection, body, awaits_client=awaits_client),
-                    lambda: self._close(connection),
+                    lambda: WebLine(connection, self._close, awaits_client=awaits_client),
+                    body.voice,
                 )
             except TooManyCallsError:
-                failure = self._busy()
+                failure = busy(self._calls)
             except Exception:
                 logger.exception("a call could not be built")
                 failure = HTTPException(500, "the call could not be begun; the log says why")
@@ -320,22 +431,6 @@ class Offers:
         # one that was refused.
         self._handler._pcs_map.pop(pc_id, None)
 
-    def _call(
-        self, connection: SmallWebRTCConnection, body: StartBody, *, awaits_client: bool
-    ) -> Call:
-        hear_sooner(connection)
-        transport = SmallWebRTCTransport(
-            connection, TransportParams(audio_in_enabled=True, audio_out_enabled=True)
-        )
-        return Call(
-            transport,
-            self._engines,
-            self._agent,
-            self._settings,
-            voice=body.voice,
-            awaits_client=awaits_client,
-        )
-
     def _check_connection(self, pc_id: str, session: Session | None) -> SmallWebRTCConnection:
         connection = self._connections.get(pc_id)
         if connection is None or (session and session.pc_id != pc_id):
@@ -351,13 +446,8 @@ class Offers:
     def _body(self, data: object) -> StartBody:
         voice = data.get("voice") if isinstance(data, dict) else None
         body = StartBody(voice=voice if isinstance(voice, str) else None)
-        self._check_voice(body.voice)
+        check_voice(self._engines, body.voice)
         return body
-
-    def _check_voice(self, voice: str | None) -> None:
-        if voice is not None and not self._engines.has_voice(voice):
-            names = ", ".join(v.name for v in self._engines.voices())
-            raise HTTPException(400, f"there is no voice {voice[:80]!r}; there are: {names}")
 
     def _drop_stale_sessions(self) -> None:
         """Forget sessions whose offer is overdue, and those whose call is over."""
@@ -367,12 +457,25 @@ class Offers:
             if ended or (not session.offered and session.opened < overdue):
                 del self._sessions[session_id]
 
-    def _busy(self) -> HTTPException:
-        return HTTPException(
-            503,
-            f"all {self._calls.limit} lines are busy; try again in {RETRY_SECONDS} seconds",
-            headers={"Retry-After": str(RETRY_SECONDS)},
-        )
+
+def busy(calls: Calls) -> HTTPException:
+    """What a caller is told who cannot be let in: 503, and when to try again."""
+    return HTTPException(
+        503,
+        f"all {calls.limit} lines are busy; try again in {RETRY_SECONDS} seconds",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
+
+
+def check_voice(engines: Engines, voice: str | None) -> None:
+    """Refuse a voice that is not there.
+
+    Raises:
+        HTTPException: 400, with the names of those that are.
+    """
+    if voice is not None and not engines.has_voice(voice):
+        names = ", ".join(v.name for v in engines.voices())
+        raise HTTPException(400, f"there is no voice {voice[:80]!r}; there are: {names}")
 
 
 def hear_sooner(connection: SmallWebRTCConnection) -> None:
@@ -406,37 +509,70 @@ def _check_offer(sdp: str) -> bool:
     return "application" in kinds
 
 
-def router(offers: Offers, engines: Engines, agent: Agent) -> APIRouter:
-    """The routes of web calls."""
+def router(
+    offers: Offers,
+    starters: Mapping[str, Starter],
+    calls: Calls,
+    engines: Engines,
+    agent: Agent,
+) -> APIRouter:
+    """The routes of web calls, and `POST /start` for every transport.
+
+    Args:
+        offers: Takes offers of WebRTC.
+        starters: What answers `POST /start`, by the transport's name.
+        calls: The calls of the process.
+        engines: What the agent speaks, hears and thinks with.
+        agent: Who answers.
+    """
     api = APIRouter()
 
-    @api.post("/start")
+    @api.post(
+        "/start",
+        response_model=Started,
+        response_model_exclude_none=True,
+        responses=answers(400, 503),
+    )
     async def start(request: StartRequest | None = None) -> dict[str, Any]:
-        session_id = offers.open_session(request or StartRequest())
-        if not offers.stun_servers:
-            return {"sessionId": session_id}
-        servers = [{"urls": [url]} for url in offers.stun_servers]
-        return {"sessionId": session_id, "iceConfig": {"iceServers": servers}}
+        request = request or StartRequest()
+        starter = starters.get(request.transport)
+        if starter is None:
+            raise HTTPException(
+                400,
+                f"there is no transport {request.transport[:40]!r}; there are: "
+                + ", ".join(starters),
+            )
+        if starter.lacks:
+            raise HTTPException(400, starter.lacks)
+        check_voice(engines, request.body.voice)
+        try:
+            return await starter.start(request.body)
+        except TooManyCallsError:
+            raise busy(calls) from None
 
-    @api.post("/api/offer")
+    @api.post("/api/offer", response_model=Answer, responses=answers(400, 404, 500, 503))
     async def offer(request: OfferRequest) -> dict[str, str]:
         return await offers.offer(request)
 
-    @api.patch("/api/offer")
-    async def candidates(request: CandidatesRequest) -> dict[str, str]:
+    @api.patch("/api/offer", responses=answers(400, 404))
+    async def candidates(request: CandidatesRequest) -> Taken:
         await offers.add_candidates(request)
-        return {"status": "success"}
+        return Taken()
 
-    @api.post("/sessions/{session_id}/api/offer")
+    @api.post(
+        "/sessions/{session_id}/api/offer",
+        response_model=Answer,
+        responses=answers(400, 404, 409, 500, 503),
+    )
     async def session_offer(session_id: str, request: OfferRequest) -> dict[str, str]:
         return await offers.offer(request, session_id)
 
-    @api.patch("/sessions/{session_id}/api/offer")
-    async def session_candidates(session_id: str, request: CandidatesRequest) -> dict[str, str]:
+    @api.patch("/sessions/{session_id}/api/offer", responses=answers(400, 404))
+    async def session_candidates(session_id: str, request: CandidatesRequest) -> Taken:
         await offers.add_candidates(request, session_id)
-        return {"status": "success"}
+        return Taken()
 
-    @api.get("/api/agent")
+    @api.get("/api/agent", response_model=About)
     async def about() -> dict[str, Any]:
         return {"name": agent.name, "greeting": agent.greeting, **engines.about()}
 

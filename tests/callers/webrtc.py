@@ -208,14 +208,21 @@ class WebRTCCaller:
         pc_id: The server's name for the connection.
     """
 
-    def __init__(self, url: str, body: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        url: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
         """Prepare a call.
 
         Args:
             url: The server's address, for example `http://127.0.0.1:7860`.
             body: What the session is to be told (`body` of `POST /start`).
+            headers: What `POST /start` is sent with: a key, say.
         """
         self._url = url.rstrip("/")
+        self._headers = dict(headers or {})
         self._body = dict(body or {})
         self.frames: list[Heard] = []
         self.messages: list[Message] = []
@@ -272,6 +279,7 @@ class WebRTCCaller:
                     "enableDefaultIceServers": False,
                     "body": self._body,
                 },
+                headers=self._headers,
             )
             if start.is_error:
                 raise CallRefusedError(start)

@@ -230,6 +230,7 @@ async def test_bad_messages_do_not_end_the_call(server: AgentServer) -> None:
         json.dumps({**rtvi, "type": "nonsense"}),
         json.dumps({**rtvi, "type": "send-text"}),
         json.dumps({**rtvi, "type": "send-text", "data": {"content": 7}}),
+        json.dumps({**rtvi, "type": "send-text", "data": {"content": "half a pair: \ud800"}}),
         json.dumps({**rtvi, "type": "client-message", "data": {"t": "set-voice"}}),
         json.dumps({**rtvi, "type": "client-message", "data": {"t": "set-voice", "d": [1]}}),
         json.dumps({**rtvi, "type": "client-ready", "data": {"version": "x"}}),

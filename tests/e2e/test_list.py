@@ -43,8 +43,9 @@ def listed(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if "--" in line]
-    return {setting.strip(): (here.strip(), lacks.strip()) for _, setting, here, lacks in rows}
+    rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if "│" in line]
+    told = {setting.strip(): (here.strip(), lacks.strip()) for _, setting, here, lacks in rows}
+    return {setting: row for setting, row in told.items() if setting.startswith("--")}
 
 
 def test_every_engine_is_listed_with_its_cure() -> None:

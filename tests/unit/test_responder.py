@@ -22,7 +22,7 @@ from bot.agent import current_time, end_call, roll_dice
 from services.llm import rules
 from services.llm.arithmetic import solve
 from services.llm.responder import ResponderLLMService
-from services.llm.rules import Call, Turn, reply
+from services.llm.rules import Call, Reply, Turn, reply
 from services.llm.stories import STORIES, resume
 from tests.fakes.text_call import TextCall
 
@@ -247,6 +247,27 @@ def test_voice_is_changed_where_there_is_the_tool(words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    ["put me through to sales", "can you transfer me to sales please", "let me talk to a person"],
+)
+def test_callers_are_put_through_where_there_is_the_tool(words: str) -> None:
+    """It gets what the caller said, and finds the name in it."""
+    answer = reply([Turn("user", words)], {"transfer_call"})
+    assert answer == Reply("One moment, please.", Call("transfer_call", {"to": words}))
+    assert reply([Turn("user", words)], ()).call is None
+    failed = "The transfer did not work. Tell the user so, and ask what else you can do."
+    assert "couldn't put you through" in reply([Turn("developer", failed)]).text
+
+
+def test_keys_are_asked_for_and_repeated() -> None:
+    """With the tool it asks for digits; those that come without it are a turn like any other."""
+    words = "can i type in my order number"
+    assert reply([Turn("user", words)], {"ask_for_digits"}).call == Call("ask_for_digits")
+    assert reply([Turn("user", words)], ()).call is None
+    assert reply([Turn("user", "DTMF: 12*3#")]).text == "You pressed 1 2 3."
+
+
+@pytest.mark.parametrize(
     ("asked", "tool", "result", "answer"),
     [
         ("time", "current_time", {"date": "2026-11-21", "time": "15:05"}, "Here it is 3:05 in the"),
@@ -259,6 +280,9 @@ def test_voice_is_changed_where_there_is_the_tool(words: str) -> None:
         ("voice", "change_voice", {"voice": "piper/a"}, "This is what I sound like now."),
         ("voice", "change_voice", {"error": "none"}, "I'm afraid I have no such voice."),
         ("roll", "roll_dice", {"rolls": [4, 5, 6]}, "You rolled 4, 5 and 6, which makes 15."),
+        ("digits", "ask_for_digits", {"digits": "0042"}, "You pressed 0 0 4 2."),
+        ("digits", "ask_for_digits", {"error": "none"}, "You pressed no digits."),
+        ("sales", "transfer_call", {"error": "?", "names": ["a", "b"]}, "through to a and b."),
         ("hm", "weather", {"rain": True}, "done"),
     ],
 )

@@ -63,6 +63,19 @@ SECRETS = {
     "tts_api_key": "PARLEY_TTS_API_KEY",
     "stt_api_key": "PARLEY_STT_API_KEY",
     "worker_token": "PARLEY_WORKER_TOKEN",
+    "api_key": "PARLEY_API_KEY",
+    "turn_secret": "PARLEY_TURN_SECRET",
+    "daily_api_key": "DAILY_API_KEY",
+    "livekit_api_key": "LIVEKIT_API_KEY",
+    "livekit_api_secret": "LIVEKIT_API_SECRET",
+    "twilio_auth_token": "TWILIO_AUTH_TOKEN",
+    "exotel_secret": "PARLEY_EXOTEL_SECRET",
+    "exotel_api_key": "PARLEY_EXOTEL_API_KEY",
+    "exotel_api_token": "PARLEY_EXOTEL_API_TOKEN",
+    "daily_dialin_secret": "PARLEY_DAILY_DIALIN_SECRET",
+    "telnyx_api_key": "TELNYX_API_KEY",
+    "plivo_auth_token": "PLIVO_AUTH_TOKEN",
+    "vonage_signature_secret": "VONAGE_SIGNATURE_SECRET",
 }
 
 
@@ -71,12 +84,12 @@ def test_a_secret_has_no_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, variable: str
 ) -> None:
     """It comes from the environment alone, and is not shown when settings are printed."""
-    monkeypatch.setenv(variable, "sk-secret\n")
+    monkeypatch.setenv(variable, "sk-secret-of-some-length\n")
     loaded = settings.load([])
-    assert getattr(loaded, name).get_secret_value() == "sk-secret"
-    assert "sk-secret" not in repr(loaded)
+    assert getattr(loaded, name).get_secret_value() == "sk-secret-of-some-length"
+    assert "sk-secret-of-some-length" not in repr(loaded)
     with pytest.raises(SettingsError, match="there is no such flag"):
-        settings.load([f"--{name.replace('_', '-')}", "sk-secret"])
+        settings.load([f"--{name.replace('_', '-')}", "sk-secret-of-some-length"])
     with pytest.raises(SystemExit):
         settings.load(["--help"])
     assert f"--{name.replace('_', '-')}" not in capsys.readouterr().out
@@ -188,3 +201,12 @@ def test_an_endpoint_is_an_address(flag: str) -> None:
     """A name without a scheme is not."""
     with pytest.raises(SettingsError, match=f"^{flag}: an address is like https://"):
         settings.load([flag, "localhost:8000"])
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo", "vonage"])
+def test_a_number_has_its_country_code(carrier: str) -> None:
+    """One that no carrier can dial from is refused at the start, and not when a call is placed."""
+    with pytest.raises(SettingsError, match=rf"^--{carrier}-number: .*\+4930123456"):
+        settings.load([f"--{carrier}-number", "030 1234"])
+    loaded = settings.load([f"--{carrier}-number", "+4930123456"])
+    assert getattr(loaded, f"{carrier}_number") == "+4930123456"

@@ -1,0 +1,71 @@
+"""The ways in that a caller may take, and what each lacks.
+
+It is told without Pipecat, which takes its time to import: `--list` asks for nothing else.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+import httpx
+
+from bot.server.phone.carrier import Carrier
+from bot.server.phone.exotel import Exotel
+from bot.server.phone.plivo import Plivo
+from bot.server.phone.telnyx import Telnyx
+from bot.server.phone.twilio import Twilio
+from bot.server.phone.vonage import Vonage
+from bot.settings import Settings
+
+CARRIERS: tuple[type[Carrier], ...] = (Twilio, Telnyx, Plivo, Exotel, Vonage)
+"""Every carrier; adding one is a line here."""
+
+
+def lacks(settings: Settings) -> dict[str, str]:
+    """What each way in lacks before it can be used, in a line; empty where it can be.
+
+    Args:
+        settings: The settings in force.
+    """
+    http = httpx.AsyncClient()  # It opens nothing before it is asked.
+    carriers = [carrier(settings, http) for carrier in CARRIERS]
+    return {
+        "webrtc": "",
+        "daily": daily_lacks(settings),
+        "livekit": livekit_lacks(settings),
+        **{carrier.name: carrier_lacks(carrier) for carrier in carriers},
+    }
+
+
+def daily_lacks(settings: Settings) -> str:
+    """What calls over Daily lack, in one line; empty if nothing."""
+    if not settings.daily_api_key:
+        return "Daily needs DAILY_API_KEY in the environment or in .env"
+    return daily_sdk_lacks()
+
+
+def daily_sdk_lacks() -> str:
+    """What to install before any room of Daily's can be entered; empty if nothing."""
+    if find_spec("daily") is None:
+        return "Daily's SDK is not installed; pip install 'parley[daily]'"
+    return ""
+
+
+def livekit_lacks(settings: Settings) -> str:
+    """What calls over LiveKit lack, in one line; empty if nothing."""
+    given: Mapping[str, object] = {
+        "LIVEKIT_URL": settings.livekit_url,
+        "LIVEKIT_API_KEY": settings.livekit_api_key,
+        "LIVEKIT_API_SECRET": settings.livekit_api_secret,
+    }
+    if missing := [name for name, value in given.items() if not value]:
+        return f"LiveKit needs {' and '.join(missing)} in the environment or in .env"
+    if find_spec("livekit") is None or find_spec("livekit.api") is None:
+        return "LiveKit's packages are not installed; pip install 'parley[livekit]'"
+    return ""
+
+
+def carrier_lacks(carrier: Carrier) -> str:
+    """What calls over a carrier lack, in one line; empty if nothing."""
+    if not carrier.public_url.startswith("https://"):
+        return "--public-url: set it to our address as the carrier reaches it, https://…"
+    return carrier.lacks()
