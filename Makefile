@@ -20,9 +20,16 @@ help:
 run: .venv/run.done web/dist/index.html
 	$(BIN)/python bot/main.py $(ARGS)
 
-# Two processes: most of what the tests do is wait, in real time, for calls that they hold.
-test: .venv/test.done web/dist/index.html system-packages models check
-	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# Three processes for two cores: most of what the tests do is wait, in real time, for calls that
+# they hold.
+test:
+	@$(MAKE) --no-print-directory --jobs=3 test-needs
+	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" \
+		$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# Side by side, as most of it is waiting for downloads.
+.PHONY: test-needs
+test-needs: .venv/test.done web/dist/index.html system-packages models check
 
 bench: .venv/test.done web/dist/index.html system-packages models
 	$(BIN)/python -m bench $(ARGS)

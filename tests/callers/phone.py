@@ -209,6 +209,15 @@ class PhoneCaller(ABC):
             lambda: fell_silent(self.frames, after, hold), limit, "the agent's silence"
         )
 
+    def sent(self, after: float, before: float) -> Samples:
+        """The agent's voice in what came in a stretch of time, at `RATE`.
+
+        What was heard of it in that time has holes where this machine was too slow.
+        """
+        messages = (self.read(message) for at, message in self.received if after <= at < before)
+        voice = [message.samples for message in messages if isinstance(message, Audio)]
+        return np.concatenate([np.zeros(0, np.int16), *voice])
+
     async def wait_for_end(self, limit: float = WAIT_LIMIT) -> float:
         """When the agent's side closed the socket."""
         return await self._until(lambda: self.ended_at or None, limit, "the end of the call")

@@ -85,7 +85,7 @@ async def test_a_call_is_greeted_and_can_be_interrupted(
         cut = await second.say(recording("goforward", RATE))
         await second.wait_for_clear(after=cut.start)
     await until(lambda: len(telephone.calls) == 0)
-    assert understood(caller.heard(began - 0.5, over))
+    assert understood(caller.sent(began - 0.5, over))
     assert all(3200 <= size <= 100_000 and size % 320 == 0 for size in caller.sizes)
 
 

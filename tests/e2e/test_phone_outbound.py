@@ -151,7 +151,7 @@ async def test_a_machine_is_left_a_message(open_place: Open) -> None:
             ended = await callee.wait_for_end()
             assert len(callee.clears) == cleared
         await place.until_calls(0)
-        assert understood(callee.heard(began - 0.5, ended))
+        assert understood(callee.sent(began - 0.5, ended))
 
 
 async def test_a_machine_may_be_talked_to(open_place: Open) -> None:
