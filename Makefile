@@ -20,12 +20,12 @@ help:
 run: .venv/run.done web/dist/index.html
 	$(BIN)/python bot/main.py $(ARGS)
 
-# Three processes for two cores: most of what the tests do is wait, in real time, for calls that
+# Two processes: most of what the tests do is wait, in real time, for calls that
 # they hold.
 test:
 	@$(MAKE) --no-print-directory --jobs=3 test-needs
 	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" \
-		$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Side by side, as most of it is waiting for downloads.
 .PHONY: test-needs

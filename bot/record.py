@@ -215,6 +215,7 @@ class Files:
         self._tracks = (Track(rate, drops=True), Track(rate, drops=False))
         self._open: list[BinaryIO] = []
         self._lock = -1
+        self._reason: str | None = None
         self._latest = 0.0
         self._written = 0
         self._frames_bytes = 0
@@ -242,6 +243,7 @@ class Files:
                 self._tracks[item.side == "agent"].add(item)
                 self._latest = max(self._latest, item.at)
             else:
+                self._reason = self._reason or _reason_in(item)
                 lines.append(_json(item) + b"\n")
         _, frames, _ = self._open
         self._frames_bytes += frames.write(b"".join(lines))
@@ -257,11 +259,11 @@ class Files:
             seconds: How long the call was.
             complete: Whether `write` took all items before; otherwise they end where it stopped.
         """
-        ends = [item for item in items if isinstance(item, dict) and item["event"] == "end"]
-        reason = ends[0].get("reason") if ends else None
         if complete:
             self.write(items)
             self._write_audio(self._latest, last=True)
+        reasons = (_reason_in(item) for item in items if isinstance(item, dict))
+        reason = self._reason or next((reason for reason in reasons if reason), None)
         conclude(self._folder, reason, seconds, complete=complete)
 
     def close(self) -> None:
@@ -323,6 +325,11 @@ class Files:
         )
         audio.flush()
         audio.seek(0, os.SEEK_END)
+
+
+def _reason_in(event: dict[str, Any]) -> str | None:
+    """Why the call ended, where an event says so."""
+    return event.get("reason") if event["event"] == "end" else None
 
 
 def conclude(folder: Path, reason: str | None, seconds: float, *, complete: bool) -> None:

@@ -622,3 +622,16 @@ def test_settings_are_told_without_secrets() -> None:
     assert "very-secret" not in told
     assert "hunter2" not in told
     assert json.loads(told)["openai_api_key"] == "***"
+
+
+@pytest.mark.parametrize("after", [0, 1, BATCH - 1, BATCH, 3 * BATCH])
+def test_why_the_call_ended_is_told_wherever_it_was_said(tmp_path: Path, after: int) -> None:
+    """It may be noted some time before the record ends, and be written with what was before it."""
+    records = Records(Settings(record=tmp_path), tmp_path)
+    record = begin(records)
+    record.note("end", reason="hangup")
+    for _ in range(after):
+        record.note("word", text="so")
+    record.end()
+    records.close()
+    assert json.loads((tmp_path / ID / "call.json").read_text("utf-8"))["reason"] == "hangup"

@@ -9,10 +9,19 @@ from itertools import count
 
 from fastapi import WebSocket
 from loguru import logger
-from pipecat.frames.frames import ControlFrame, EndWorkerFrame, Frame, InputAudioRawFrame
-from pipecat.processors.frame_processor import FrameProcessorSetup
+from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    ControlFrame,
+    EndWorkerFrame,
+    Frame,
+    InputAudioRawFrame,
+    InterruptionFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketClient,
     FastAPIWebsocketOutputTransport,
     FastAPIWebsocketParams,
     FastAPIWebsocketTransport,
@@ -219,10 +228,68 @@ class MediaSerializer(FrameSerializer):
 
 
 class MediaOutput(FastAPIWebsocketOutputTransport):
-    """Pipecat's output, which lets the end of a call wait until the last word was played."""
+    """Pipecat's output, for which the carrier's marks tell when words were played.
 
-    media: MediaSerializer
-    """What writes the messages; set by the transport."""
+    Pipecat's own takes the agent to have stopped when the last of it was sent. Here that is told,
+    and a call ended or transferred, when the carrier has played it, `MARK_SECONDS` later at most.
+    """
+
+    def __init__(
+        self,
+        transport: "MediaTransport",
+        client: FastAPIWebsocketClient,
+        params: FastAPIWebsocketParams,
+        *,
+        media: MediaSerializer,
+        name: str | None,
+    ) -> None:
+        """Write to a socket.
+
+        Args:
+            transport: What this is the output of.
+            client: The socket.
+            params: The transport's.
+            media: What writes the messages.
+            name: The processor's.
+        """
+        super().__init__(transport, client, params, name=name)
+        self._media = media
+        self._held: list[tuple[Frame, FrameDirection]] = []
+        self._release: asyncio.Task[None] | None = None
+        self._cut = False
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Follow interruptions: what is cut off is not waited for.
+
+        Args:
+            frame: The frame.
+            direction: Where it travels.
+        """
+        self._cut = isinstance(frame, InterruptionFrame)
+        try:
+            await super().process_frame(frame, direction)
+        finally:
+            self._cut = False
+        if isinstance(frame, InterruptionFrame):
+            await self._push_held()
+
+    async def push_frame(
+        self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
+    ) -> None:
+        """Hold what says that the agent has stopped until the carrier says so.
+
+        Args:
+            frame: The frame.
+            direction: Where it travels.
+        """
+        if isinstance(frame, BotStoppedSpeakingFrame) and not self._cut:
+            self._held.append((frame, direction))
+            if self._release is None:
+                self._release = self.create_task(self._release_when_played())
+            return
+        if isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):
+            await self._push_held()
+        await super().push_frame(frame, direction)
 
     async def write_transport_frame(self, frame: Frame) -> None:
         """Hold what ends the agent's part until the carrier has played what is before it.
@@ -232,10 +299,36 @@ class MediaOutput(FastAPIWebsocketOutputTransport):
         """
         await super().write_transport_frame(frame)
         if isinstance(frame, (EndWorkerFrame, TransferFrame)):
-            mark, played = self.media.mark()
-            if await self._write_frame(mark):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(played.wait(), MARK_SECONDS)
+            await self._until_played()
+
+    async def cleanup(self) -> None:
+        """Wait for nothing more."""
+        await self._give_up_waiting()
+        await super().cleanup()
+
+    async def _until_played(self) -> None:
+        """Return when the carrier has played what was sent, or takes too long."""
+        mark, played = self._media.mark()
+        if await self._write_frame(mark):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(played.wait(), MARK_SECONDS)
+
+    async def _release_when_played(self) -> None:
+        await self._until_played()
+        self._release = None
+        await self._push_held()
+
+    async def _give_up_waiting(self) -> None:
+        if (release := self._release) is not None:
+            self._release = None
+            await self.cancel_task(release)
+
+    async def _push_held(self) -> None:
+        """Tell what is held, without waiting any longer."""
+        await self._give_up_waiting()
+        held, self._held = self._held, []
+        for frame, direction in held:
+            await super().push_frame(frame, direction)
 
 
 class MediaTransport(FastAPIWebsocketTransport):
@@ -263,9 +356,9 @@ class MediaTransport(FastAPIWebsocketTransport):
                 allowed_origins=[],
             ),
         )
-        output = MediaOutput(self, self._client, self._params, name=self._output_name)
-        output.media = self.media
-        self._output = output
+        self._output = MediaOutput(
+            self, self._client, self._params, media=self.media, name=self._output_name
+        )
 
     async def _end(self) -> None:
         await self._on_client_disconnected(self._client)
