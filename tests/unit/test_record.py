@@ -631,7 +631,7 @@ def test_why_the_call_ended_is_told_wherever_it_was_said(tmp_path: Path, after: 
     record = begin(records)
     record.note("end", reason="hangup")
     for _ in range(after):
-        record.note("word", text="so")
+        record.note("vad-stop", after=0.2)
     record.end()
     records.close()
     assert json.loads((tmp_path / ID / "call.json").read_text("utf-8"))["reason"] == "hangup"
