@@ -12,6 +12,7 @@ as `my_tools.py:my_tool`.
 import difflib
 import importlib.util
 import random
+import re
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,7 +24,8 @@ from zoneinfo import ZoneInfo
 import yaml
 from pipecat.adapters.llm.schemas.direct_function import DirectFunction, DirectFunctionWrapper
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
-from pipecat.frames.frames import FunctionCallResultProperties
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.frames.frames import FunctionCallResultProperties, OutputDTMFFrame
 from pipecat.services.llm_service import FunctionCallParams
 from pydantic import (
     AfterValidator,
@@ -142,6 +144,32 @@ async def ask_for_digits(params: FunctionCallParams, count: int = 0) -> None:
         await params.result_callback({"error": "the caller pressed no digits"})
 
 
+async def press_keys(params: FunctionCallParams, keys: str) -> None:
+    """Press keys of the telephone, where a menu or a machine asks for them.
+
+    They are pressed after what you say in the same answer; then wait for what comes of it.
+
+    Args:
+        params: The call, from Pipecat; the model sees only the others.
+        keys: The keys in their order: 0 to 9, * and #; 32 at most.
+    """
+    pressed = str(keys)
+    if not re.fullmatch(f"[0-9*#]{{1,{MAX_DIGITS}}}", pressed):
+        error = f"keys are 0 to 9, * and #, and 1 to {MAX_DIGITS} are pressed"
+        await params.result_callback({"error": error})
+        return
+    # Whoever hears the keys speaks next.
+    await params.result_callback(
+        {"keys": "pressed"}, properties=FunctionCallResultProperties(run_llm=False)
+    )
+    # One frame for each, since LiveKit's transport sends no more than the first key of a frame.
+    for key in pressed:
+        frame = OutputDTMFFrame(button=KeypadEntry(key))
+        # A menu that goes on talking must not take them back.
+        frame.interruptible = False
+        await params.llm.push_frame(frame)
+
+
 async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) -> None:
     """Roll one or more dice.
 
@@ -160,12 +188,12 @@ async def roll_dice(params: FunctionCallParams, sides: int = 6, count: int = 1) 
 
 TOOLS: Mapping[str, DirectFunction] = {
     tool.__name__: tool
-    for tool in (current_time, end_call, change_voice, roll_dice, ask_for_digits)
+    for tool in (current_time, end_call, change_voice, roll_dice, ask_for_digits, press_keys)
 }
 """The tools that come with the agent, by name."""
 
 _DEFAULT_TOOLS = (current_time, end_call, change_voice, roll_dice)
-# Keys are for agents that expect calls from telephones.
+# Keys are for agents that talk on telephones.
 
 
 def _target(value: str) -> str:

@@ -10,6 +10,7 @@ from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
+    OutputDTMFFrame,
     TTSSpeakFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -47,7 +48,8 @@ class TransferFrame(ControlFrame):
 class HangUp(FrameProcessor):
     """Turns a `HangUpFrame` into a goodbye and an `EndWorkerFrame` behind it.
 
-    A `TransferFrame`, too, is held until the answer that it came in is complete.
+    A `TransferFrame` and keys to press, too, are held until the answer that they came in is
+    complete.
 
     It stands between the LLM and the TTS, where it sees whether the model, which asked to hang up
     with a tool call, has said anything in the same answer. Whatever it pushes follows that answer;
@@ -67,7 +69,7 @@ class HangUp(FrameProcessor):
         self._answering = False
         self._said_something = False
         self._wanted: HangUpFrame | None = None
-        self._transfer: TransferFrame | None = None
+        self._held: list[Frame] = []
         self._hung_up = False
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -80,8 +82,8 @@ class HangUp(FrameProcessor):
         await super().process_frame(frame, direction)
         if isinstance(frame, HangUpFrame):
             self._wanted = frame
-        elif isinstance(frame, TransferFrame):
-            self._transfer = frame
+        elif isinstance(frame, (TransferFrame, OutputDTMFFrame)):
+            self._held.append(frame)
         else:
             await self.push_frame(frame, direction)
         if isinstance(frame, LLMFullResponseStartFrame):
@@ -90,9 +92,10 @@ class HangUp(FrameProcessor):
             self._said_something = self._said_something or bool(frame.text.strip())
         elif isinstance(frame, (LLMFullResponseEndFrame, InterruptionFrame)):
             self._answering = False
-        if self._transfer and not self._answering:
-            transfer, self._transfer = self._transfer, None
-            await self.push_frame(transfer)
+        if self._held and not self._answering:
+            held, self._held = self._held, []
+            for late in held:
+                await self.push_frame(late)
         if self._wanted and not self._answering and not self._hung_up:
             self._hung_up = True
             await self._hang_up(self._wanted)

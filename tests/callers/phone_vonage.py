@@ -10,6 +10,8 @@ from uuid import uuid4
 import httpx
 import jwt
 import numpy as np
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.callers.audio import Samples
 from tests.callers.phone import Audio, Clear, Mark, PhoneCaller, reached_at
@@ -19,6 +21,15 @@ APPLICATION = "aaaaaaaa-bbbb-cccc-dddd-0123456789ab"
 
 CALLER = "447700900000"
 CALLED = "442079460000"
+
+
+def as_pem(key: rsa.RSAPrivateKey) -> bytes:
+    """An application's private key as Vonage's dashboard gives it out."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def sign(body: bytes, *, secret: str = SECRET, **claims: Any) -> dict[str, str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import jwt
+import numpy as np
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.frames.frames import OutputDTMFFrame
 from vonage_voice.models import connect_endpoints, ncco, requests
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -18,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from bot.engines import Engines
 from bot.settings import Settings
 from processors.hang_up import HangUpFrame, TransferFrame
+from tests.callers.audio import Samples
 from tests.callers.phone import RATE
 from tests.callers.phone_place import PUBLIC, Place, phone_place
 from tests.callers.phone_vonage import (
@@ -26,6 +29,7 @@ from tests.callers.phone_vonage import (
     CALLER,
     SECRET,
     VonageNetwork,
+    as_pem,
     endpoint,
     sign,
     webhook,
@@ -44,13 +48,7 @@ async def place(
     settings: Settings, engines: Engines, key: rsa.RSAPrivateKey, tmp_path: Path
 ) -> AsyncIterator[Place]:
     pem = tmp_path / "private.key"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    pem.write_bytes(as_pem(key))
     async with phone_place(
         settings,
         engines,
@@ -73,6 +71,12 @@ def claims(asked: Asked, key: rsa.RSAPrivateKey) -> dict[str, object]:
     """What the token of a request to the REST API says, once it is known to be good."""
     token = asked.authorization.removeprefix("Bearer ")
     return jwt.decode(token, key.public_key(), algorithms=["RS256"])
+
+
+def frequencies(samples: Samples) -> list[float]:
+    """The two loudest frequencies of the first fifth of a second, in Hz."""
+    spectrum = np.abs(np.fft.rfft(samples[: RATE // 5]))
+    return sorted(float(bin_) * 5 for bin_ in np.argsort(spectrum)[-2:])
 
 
 async def test_a_call_is_greeted_and_interrupts(
@@ -124,6 +128,23 @@ async def test_keys_that_are_pressed_are_heard(place: Place, vonage: VonageNetwo
         call = await place.only_call()
         await caller.press("42#")
         await place.until(lambda: "42" in str(call.context.messages))
+
+
+async def test_keys_that_the_agent_presses_are_tones(place: Place, vonage: VonageNetwork) -> None:
+    """Each key's two frequencies, sent as they are played, in messages like those of speech."""
+    async with await vonage.call() as caller:
+        call = await place.only_call()
+        over = await caller.wait_for_silence(await caller.wait_for_speech(), hold=1.0)
+        for key in "5#":
+            await call._worker.queue_frame(OutputDTMFFrame(button=KeypadEntry(key)))
+        began = await caller.wait_for_speech(after=over)
+        await caller.wait_for_silence(began, hold=1.0)
+    sent = [(at, data) for at, data in caller.received if at > over and isinstance(data, bytes)]
+    samples = np.frombuffer(b"".join(data for _, data in sent), "<i2")
+    second = samples[len(samples) // 2 :]
+    assert frequencies(samples) == pytest.approx([770, 1336], abs=10)
+    assert frequencies(second) == pytest.approx([941, 1477], abs=10)
+    assert sent[-1][0] - sent[0][0] > 0.9
 
 
 async def test_the_agents_hang_up_waits_for_the_notification(

@@ -2,7 +2,12 @@
 
 import asyncio
 
-from pipecat.frames.frames import OutputAudioRawFrame, StartFrame
+from pipecat.frames.frames import (
+    OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
+    StartFrame,
+)
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
@@ -18,12 +23,14 @@ class GatedOutputTransport(BaseOutputTransport):
 
     Attributes:
         played: What has been written, as 16-bit mono samples.
+        pressed: The keys that were pressed, each with how many bytes had been played by then.
     """
 
     def __init__(self) -> None:
         """Make a transport that plays nothing yet."""
         super().__init__(TransportParams(audio_out_enabled=True, audio_out_end_silence_secs=0))
         self.played = bytearray()
+        self.pressed: list[tuple[str, int]] = []
         self._permits = 0
         self._changed = asyncio.Condition()
         self._waiting = False
@@ -64,3 +71,7 @@ class GatedOutputTransport(BaseOutputTransport):
             self._permits -= 1
             self.played += frame.audio
         return True
+
+    async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
+        """Remember the keys."""
+        self.pressed.append((frame.to_string(), len(self.played)))

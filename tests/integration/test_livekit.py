@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import jwt
@@ -14,11 +16,9 @@ import pytest
 from livekit.api import ParticipantInfo, TokenVerifier, WebhookEvent
 from livekit.protocol.sip import SIPTransferStatus
 from loguru import logger
-from pipecat.audio.dtmf.types import KeypadEntry
-from pipecat.frames.frames import OutputDTMFUrgentFrame
 from pydantic import SecretStr
 
-from bot.agent import Agent
+from bot.agent import Agent, press_keys
 from bot.call import Call, EndReason
 from bot.engines import Engines, load_engines
 from bot.line import LineError
@@ -389,8 +389,11 @@ async def test_a_telephone_caller_is_answered(house: House) -> None:
 
     seat.press(house.livekit.people[room]["sip_+15105550123"], "7", 7)
     assert await asyncio.wait_for(pressed.get(), 5) == "7"
-    await call._worker.queue_frame(OutputDTMFUrgentFrame(buttons=[KeypadEntry.FIVE]))
-    await until(lambda: seat.pressed == ["5"])
+    params = SimpleNamespace(
+        llm=SimpleNamespace(push_frame=call._worker.queue_frame), result_callback=AsyncMock()
+    )
+    await press_keys(params, "51#")  # type: ignore[arg-type]
+    await until(lambda: seat.pressed == ["5", "1", "#"])
     house.livekit.leave(room, "sip_+15105550123")
     await settle(call)
     logger.remove(log)

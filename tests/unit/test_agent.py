@@ -8,6 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from pipecat.frames.frames import OutputDTMFFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from bot.agent import (
@@ -18,6 +19,7 @@ from bot.agent import (
     current_time,
     end_call,
     load_agent,
+    press_keys,
     roll_dice,
 )
 from processors.hang_up import HangUpFrame
@@ -58,7 +60,7 @@ class Params:
     def __init__(self) -> None:
         self.result: Any = None
         self.properties: Any = None
-        self.pushed: list[object] = []
+        self.pushed: list[Any] = []
         self.llm = SimpleNamespace(push_frame=self._push)
 
     async def result_callback(self, result: Any, *, properties: Any = None) -> None:
@@ -210,6 +212,26 @@ async def test_roll_dice_rolls_what_it_is_asked_for() -> None:
     for sides, count in ((1, 1), (101, 1), (6, 0), (6, 11)):
         await roll_dice(params, sides, count)  # type: ignore[arg-type]
         assert "error" in params.result
+
+
+async def test_press_keys_presses_each_key_in_its_turn() -> None:
+    """A frame for each key, in order, which nobody can talk over; then the other side is heard."""
+    params = Params()
+    await press_keys(params, "0123456789*#")  # type: ignore[arg-type]
+    assert all(isinstance(frame, OutputDTMFFrame) for frame in params.pushed)
+    assert [frame.to_string() for frame in params.pushed] == list("0123456789*#")
+    assert not any(frame.interruptible for frame in params.pushed)
+    assert params.properties.run_llm is False
+
+
+@pytest.mark.parametrize("keys", ["", "12a", "1 2", "+49", "1\n", "\u0661", "1" * 33, None, ["1"]])
+async def test_what_is_no_key_is_told_to_the_model(keys: Any) -> None:
+    """Nothing is pressed then, not even the keys among it, and the model may try again."""
+    params = Params()
+    await press_keys(params, keys)  # type: ignore[arg-type]
+    assert "0 to 9, * and #" in params.result["error"]
+    assert params.properties is None
+    assert not params.pushed
 
 
 async def test_end_call_hangs_up_without_another_answer() -> None:

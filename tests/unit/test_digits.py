@@ -11,6 +11,7 @@ from pipecat.frames.frames import (
     InputDTMFFrame,
     InputTransportMessageFrame,
     InterruptionFrame,
+    OutputDTMFFrame,
     TranscriptionFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
@@ -195,11 +196,15 @@ def test_no_log_tells_what_was_pressed(capsys: pytest.CaptureFixture[str]) -> No
         logger.debug("context: [{}]", {"role": "user", "content": "DTMF: 4111111111111111#"})
         logger.debug('result: {\\"digits\\": \\"4111\\"}')
         logger.debug("frame: {}", keys("5")[0])
+        logger.debug("[press_keys:1] with arguments {}", {"keys": "4711"})
+        logger.debug("frame: {}", OutputDTMFFrame.from_string("4711"))
     finally:
         logger.remove()
     log = capsys.readouterr().err
     assert "4111" not in log
+    assert "4711" not in log
     assert "tone: ***" in log
+    assert "buttons: ***" in log
 
 
 @pytest.mark.parametrize(

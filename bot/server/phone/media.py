@@ -17,6 +17,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterruptionFrame,
+    OutputAudioRawFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.serializers.base_serializer import FrameSerializer
@@ -290,6 +291,23 @@ class MediaOutput(FastAPIWebsocketOutputTransport):
         if isinstance(frame, (BotStartedSpeakingFrame, BotStoppedSpeakingFrame)):
             await self._push_held()
         await super().push_frame(frame, direction)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Send audio in the carrier's messages, as it is played: a key's tone comes in one piece.
+
+        Args:
+            frame: The audio.
+
+        Returns:
+            Whether the socket took it.
+        """
+        for start in range(0, len(frame.audio), self.audio_chunk_size):
+            audio = frame.audio[start : start + self.audio_chunk_size]
+            if not await super().write_audio_frame(
+                OutputAudioRawFrame(audio, frame.sample_rate, frame.num_channels)
+            ):
+                return False
+        return True
 
     async def write_transport_frame(self, frame: Frame) -> None:
         """Hold what ends the agent's part until the carrier has played what is before it.
