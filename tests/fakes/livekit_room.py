@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 from aiortc import (
     AudioStreamTrack,
     MediaStreamTrack,
+    RTCIceCandidate,
     RTCPeerConnection,
     RTCSessionDescription,
 )
@@ -125,6 +126,7 @@ class AgentSeat:
         self._delay_subscription = delay_subscription
         self._socket: web.WebSocketResponse | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._early: list[tuple[RTCPeerConnection, RTCIceCandidate]] = []
         self._answered = asyncio.Event()
         self._offers = asyncio.Lock()
         # The agent makes the offers on the one, the server on the other.
@@ -207,9 +209,7 @@ class AgentSeat:
     async def _hear(self, asked: SignalRequest) -> None:
         match asked.WhichOneof("message"):
             case "offer":
-                await self._from_agent.setRemoteDescription(
-                    RTCSessionDescription(asked.offer.sdp, "offer")
-                )
+                await self._describe(self._from_agent, asked.offer.sdp, "offer")
                 await self._from_agent.setLocalDescription(await self._from_agent.createAnswer())
                 answer = SessionDescription(
                     type="answer",
@@ -218,9 +218,7 @@ class AgentSeat:
                 )
                 await self._send(SignalResponse(answer=answer))
             case "answer":
-                await self._to_agent.setRemoteDescription(
-                    RTCSessionDescription(asked.answer.sdp, "answer")
-                )
+                await self._describe(self._to_agent, asked.answer.sdp, "answer")
                 self._answered.set()
             case "trickle":
                 await self._add_candidate(asked)
@@ -256,7 +254,21 @@ class AgentSeat:
         candidate = candidate_from_sdp(told["candidate"].removeprefix("candidate:"))
         candidate.sdpMid, candidate.sdpMLineIndex = told["sdpMid"], told["sdpMLineIndex"]
         ours = asked.trickle.target == SignalTarget.SUBSCRIBER
-        await (self._to_agent if ours else self._from_agent).addIceCandidate(candidate)
+        peer = self._to_agent if ours else self._from_agent
+        if peer.remoteDescription is None:
+            self._early.append((peer, candidate))
+        else:
+            await peer.addIceCandidate(candidate)
+
+    async def _describe(self, peer: RTCPeerConnection, sdp: str, kind: str) -> None:
+        """Take the agent's description, and the candidates that came before it."""
+        await peer.setRemoteDescription(RTCSessionDescription(sdp, kind))
+        early, self._early = self._early, []
+        for other, candidate in early:
+            if other is peer:
+                await peer.addIceCandidate(candidate)
+            else:
+                self._early.append((other, candidate))
 
     def _add_track(self, person: Person) -> None:
         sender = self._to_agent.addTrack(person.microphone)
