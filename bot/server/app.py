@@ -15,7 +15,19 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from bot.agent import Agent
 from bot.call import Calls
 from bot.engines import Engines
-from bot.server import access, daily, health, livekit, openapi, records, tokens, web, widget
+from bot.server import (
+    access,
+    daily,
+    health,
+    livekit,
+    openapi,
+    records,
+    start,
+    tokens,
+    web,
+    webrtc,
+    widget,
+)
 from bot.server import calls as calls_in_progress
 from bot.server.phone import routes as phone
 from bot.settings import Settings
@@ -44,7 +56,7 @@ def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls)
         agent: Who answers.
         calls: The calls of the process.
     """
-    offers = web.Offers(settings, engines, calls)
+    offers = webrtc.Offers(settings, engines, calls)
     daily_rooms = daily.Daily(settings, agent, calls)
     livekit_rooms = livekit.LiveKit(settings, agent, calls)
     telephone = phone.Phone(settings, engines, agent, calls, {"daily": daily_rooms})
@@ -77,12 +89,14 @@ def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls)
     app.include_router(health.router(calls, engines))
     app.include_router(calls_in_progress.router(calls))
     app.include_router(records.router(calls))
-    starters: dict[str, web.Starter] = {
+    starters: dict[str, start.Starter] = {
         "webrtc": offers,
         "daily": daily_rooms,
         "livekit": livekit_rooms,
     }
-    app.include_router(web.router(offers, starters, calls, engines, agent))
+    app.include_router(start.router(starters, calls, engines))
+    app.include_router(webrtc.router(offers))
+    app.include_router(web.router(engines, agent))
     app.include_router(daily.router(daily_rooms, calls))
     app.include_router(livekit.router(livekit_rooms))
     app.include_router(phone.router(telephone))

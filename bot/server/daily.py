@@ -20,43 +20,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import httpx
 from fastapi import APIRouter, HTTPException, Request
 from loguru import logger
-from pipecat.transports.daily.utils import (
-    DailyMeetingTokenParams,
-    DailyMeetingTokenProperties,
-    DailyRoomObject,
-    DailyRoomParams,
-    DailyRoomProperties,
-    DailyRoomSipParams,
-)
+from pipecat.transports.daily.utils import DailyRoomSipParams
 from pydantic import BaseModel, Field, ValidationError
 
 from bot.agent import Agent
 from bot.call import Call, Calls, TooManyCallsError
 from bot.line import Line, LineError, Origin, is_number, is_sip, mask_number
+from bot.server.daily_api import DailyApi, DailyError, daily_line
 from bot.server.openapi import answers
 from bot.server.signatures import MAX_AGE_SECONDS, Replays, SignatureError
+from bot.server.start import StartBody, busy
 from bot.server.ways import daily_lacks, daily_sdk_lacks
-from bot.server.web import StartBody, busy
 from bot.settings import Settings, SettingsError
-from services.errors import one_line
 from services.settings import revealed
 
 if TYPE_CHECKING:
     from pipecat.transports.daily.transport import DailyDialinSettings
-
-API_SECONDS = 5.0
-"""How long one request of Daily's REST API may take."""
-
-API_TRIES = 3
-"""How often a request is made that Daily answers with 429."""
-
-API_PAUSE = 0.5
-"""Seconds until such a request is made again; twice as many each time after."""
 
 WAIT_SECONDS = 600.0
 """How long the agent waits for the first person in a room that is there already."""
@@ -78,23 +61,6 @@ CLOSE_SECONDS = 10.0
 
 MILLISECONDS = 1e11
 """From here on a time since 1970 is in milliseconds; Daily's documents do not say what it sends."""
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-class DailyError(Exception):
-    """Daily's REST API does not do what it was asked for; the message is one line."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        """Keep what was said.
-
-        Args:
-            message: It in one line.
-            status: The answer's HTTP status; 0 where there was no answer that can be read.
-        """
-        super().__init__(message)
-        self.status = status
 
 
 class DialIn(BaseModel):
@@ -223,7 +189,7 @@ class DailyLine(Line):
         @transport.event_handler("on_error")
         async def failed(_: object, error: object) -> None:
             if not self._leaving:
-                logger.warning("Daily: {}", _line(error))
+                logger.warning("Daily: {}", daily_line(error))
             if not self._people:
                 await end()
 
@@ -270,7 +236,7 @@ class DailyLine(Line):
             raise LineError("Daily: the telephone was not transferred in time") from None
         finally:
             self._transferring = False
-        raise LineError(f"Daily: {_line(error)}")
+        raise LineError(f"Daily: {daily_line(error)}")
 
     async def close(self) -> None:
         """Let go of the room; one that is ours ends, and who is still in it is put out."""
@@ -291,7 +257,7 @@ class DailyLine(Line):
             self._dial_failed.clear()
             _, error = await self._room_transport.start_dialout(dict(settings))
             if error:
-                logger.warning("Daily: a telephone was not called: {}", _line(error))
+                logger.warning("Daily: a telephone was not called: {}", daily_line(error))
                 continue
             await self._dial_failed.wait()
             if not self._room_transport.ringing:
@@ -337,7 +303,7 @@ class Daily:
         if not self.lacks or self._named:
             # The native SDK takes a moment to load, in which calls would stutter.
             importlib.import_module("bot.server.daily_transport")
-        self._http = None if self.lacks else httpx.AsyncClient(timeout=API_SECONDS)
+        self._api = DailyApi(self.api_url, self.api_key)
         if settings.log_level != "debug":
             # It logs whole numbers. What matters of it comes as an event, and is logged here.
             logger.disable("pipecat.transports.daily")
@@ -351,8 +317,7 @@ class Daily:
 
     async def close(self) -> None:
         """Close the connections to Daily's REST API."""
-        if self._http:
-            await self._http.aclose()
+        await self._api.close()
 
     async def start(self, body: StartBody) -> dict[str, Any]:
         """Make a room, and send the agent in.
@@ -370,7 +335,7 @@ class Daily:
         """
         try:
             async with self._make("private") as (room, expiry):
-                token = await self._token(room.name, expiry)
+                token = await self._api.make_token(room.name, expiry)
                 origin = Origin("daily", id=room.name)
                 call = self._begin(
                     lambda: DailyLine(self, room, origin, awaits_client=True), body.voice
@@ -488,9 +453,8 @@ class Daily:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if people:
                     with suppress(DailyError):
-                        ids = sorted(people)[:100]
-                        await self._ask("POST", f"/rooms/{room.name}/eject", {"ids": ids})
-                await self._delete(room.name)
+                        await self._api.eject(room.name, people)
+                await self._api.delete_room(room.name)
         except TimeoutError:
             logger.warning("Daily: a room was not deleted in time; it expires")
 
@@ -526,81 +490,15 @@ class Daily:
         name = f"parley-{token_hex(8)}"
         try:
             expiry = int(time.time() + self._room_seconds)
-            wanted = DailyRoomParams(
-                name=name,
-                privacy=privacy,
-                properties=DailyRoomProperties(
-                    exp=expiry, eject_at_room_exp=True, start_video_off=True, **properties
-                ),
-            )
-            made = _read(DailyRoomObject, await self._ask("POST", "/rooms", _wire(wanted)))
-            token = await self._token(name, expiry, agent=True)
-            yield Room(made.url, token, name), expiry
+            url = await self._api.make_room(name, privacy, expiry, **properties)
+            token = await self._api.make_token(name, expiry, owner=self.agent_name)
+            yield Room(url, token, name), expiry
         except BaseException:
             # Daily may have made it even where its answer did not come.
-            await self._delete(name)
+            await self._api.delete_room(name)
             raise
         finally:
             self._making -= 1
-
-    async def _token(self, room: str, expiry: int, *, agent: bool = False) -> str:
-        """What lets somebody into a room; the agent as its owner, who may call and transfer."""
-        properties = DailyMeetingTokenProperties(
-            room_name=room,
-            exp=expiry,
-            is_owner=agent,
-            user_name=self.agent_name if agent else None,
-        )
-        wanted = DailyMeetingTokenParams(properties=properties)
-        return _read(_Token, await self._ask("POST", "/meeting-tokens", _wire(wanted))).token
-
-    async def _delete(self, room: str) -> None:
-        """Delete a room; one that cannot be deleted expires."""
-        try:
-            await self._ask("DELETE", f"/rooms/{room}")
-        except DailyError as error:
-            if error.status != 404:
-                logger.warning("Daily: a room was not deleted; it expires: {}", error)
-
-    async def _ask(self, method: str, path: str, body: object = None) -> object:
-        """What Daily's REST API answers.
-
-        Raises:
-            DailyError: It refuses, or does not answer in time.
-        """
-        assert self._http is not None
-        headers = {"Authorization": f"Bearer {self.api_key}"}
-        for attempt in range(API_TRIES):
-            if attempt:
-                await asyncio.sleep(API_PAUSE * 2 ** (attempt - 1))
-            try:
-                async with asyncio.timeout(API_SECONDS):
-                    answer = await self._http.request(
-                        method, self.api_url + path, json=body, headers=headers
-                    )
-                said = answer.json()
-            except TimeoutError:
-                raise DailyError(f"no answer within {API_SECONDS:g} seconds") from None
-            except httpx.HTTPError as error:
-                raise DailyError(one_line(error)) from None
-            except ValueError:
-                said = None
-            if answer.status_code != 429:
-                break
-        if answer.status_code == 401:
-            raise DailyError("DAILY_API_KEY is not valid", 401)
-        if not answer.is_success:
-            why = said.get("info") or said.get("error") if isinstance(said, dict) else None
-            raise DailyError(
-                f"{answer.status_code} {_line(why or answer.reason_phrase)}", answer.status_code
-            )
-        return said
-
-
-class _Token(BaseModel):
-    """Daily's answer to `POST /meeting-tokens`."""
-
-    token: str
 
 
 def router(daily: Daily, calls: Calls) -> APIRouter:
@@ -665,23 +563,6 @@ def _lacks_secret(settings: Settings) -> str:
     return f"telephone calls over Daily need {name} in the environment or in .env"
 
 
-def _wire(model: BaseModel) -> Any:
-    """A model of Pipecat's as Daily's REST API takes it."""
-    return model.model_dump(exclude_none=True)
-
-
-def _read(model: type[M], said: object) -> M:
-    """What Daily answered.
-
-    Raises:
-        DailyError: It is something else than its documents say.
-    """
-    try:
-        return model.model_validate(said)
-    except ValidationError:
-        raise DailyError("its answer cannot be read") from None
-
-
 def _no_room(error: DailyError) -> HTTPException:
     logger.warning("Daily makes no room: {}", error)
     return HTTPException(502, "Daily makes no room; the log says why")
@@ -690,9 +571,4 @@ def _no_room(error: DailyError) -> HTTPException:
 def _reason(data: object) -> str:
     """Why a telephone was not reached, as an event of Daily's tells it."""
     said = data if isinstance(data, Mapping) else {}
-    return _line(said.get("errorMsg") or said.get("error") or "it does not say why")
-
-
-def _line(said: object) -> str:
-    """What Daily says, in one line, without whole telephone numbers."""
-    return re.sub(r"\+?\d{6,}", lambda number: mask_number(number[0]), one_line(said))
+    return daily_line(said.get("errorMsg") or said.get("error") or "it does not say why")

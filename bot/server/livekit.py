@@ -28,8 +28,8 @@ from bot.agent import Agent
 from bot.call import Call, Calls, TooManyCallsError
 from bot.line import Line, LineError, Origin
 from bot.server.openapi import answers
+from bot.server.start import StartBody, busy
 from bot.server.ways import livekit_lacks
-from bot.server.web import StartBody, busy
 from bot.settings import Settings, SettingsError
 from services.errors import one_line
 from services.settings import revealed

@@ -13,7 +13,7 @@ from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from bot.agent import Agent
 from bot.call import Call
 from bot.engines import Engines
-from bot.server.web import hear_sooner
+from bot.server.webrtc import hear_sooner
 from bot.settings import Settings
 from tests.callers.local_server import LocalServer, serve
 from tests.callers.webrtc import WebRTCCaller

@@ -19,6 +19,7 @@ from bot.call import Call, Calls
 from bot.engines import Engines, load_engines
 from bot.line import LineError
 from bot.server import daily, ways
+from bot.server import daily_api as rest
 from bot.server.daily import Daily
 from bot.server.daily_transport import MAX_BEHIND, RoomInput, RoomTransport
 from bot.server.signatures import MAX_AGE_SECONDS
@@ -236,8 +237,8 @@ async def test_where_daily_fails_a_caller_is_told_so(
     failures: list[int | str | float],
 ) -> None:
     """502 in a line, which the log explains without the key; no call begins, no room stays."""
-    monkeypatch.setattr(daily, "API_SECONDS", 0.2)
-    monkeypatch.setattr(daily, "API_PAUSE", 0.01)
+    monkeypatch.setattr(rest, "API_SECONDS", 0.2)
+    monkeypatch.setattr(rest, "API_PAUSE", 0.01)
     api.failures[path] = list(failures)
     async with rooms(api, engines) as ours:
         with pytest.raises(daily.HTTPException) as refused:
@@ -254,7 +255,7 @@ async def test_a_request_that_came_too_soon_is_made_again(
     api: FakeDaily, engines: Engines, sdk: list[FakeCallClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """429 is answered with patience, when a room is made and when it is deleted."""
-    monkeypatch.setattr(daily, "API_PAUSE", 0.01)
+    monkeypatch.setattr(rest, "API_PAUSE", 0.01)
     api.failures = {"POST /rooms": [429], "DELETE /rooms/:name": [429, 429]}
     async with rooms(api, engines) as ours:
         assert (await ours.start(daily.StartBody()))["dailyRoom"]

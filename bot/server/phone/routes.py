@@ -32,8 +32,8 @@ from bot.server.phone.carrier import (
     Webhook,
 )
 from bot.server.signatures import SignatureError
+from bot.server.start import busy, check_voice
 from bot.server.ways import CARRIERS, carrier_lacks
-from bot.server.web import busy, check_voice
 from bot.settings import Settings
 
 TICKET_SECONDS = 30.0
