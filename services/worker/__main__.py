@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import math
 import socket
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from loguru import logger
 
@@ -16,20 +14,13 @@ from services.models import models
 from services.process import freeze_garbage, limit_arenas
 from services.settings import SettingsError, blame, secrets_of
 from services.stt.engine import HearingEngine
-from services.stt.local import LocalHearing
 from services.tts.engine import SpeechEngine
-from services.tts.local import LocalSpeech
 from services.tts.voices import Progress
 from services.worker import settings as worker_settings
 from services.worker.app import create_app
-from services.worker.host import Host, open_host
 from services.worker.leases import LeaseKeeper, connect
-from services.worker.protocol import Lease
 from services.worker.settings import WorkerSettings
-from services.worker.websocket import Sockets
-
-EVICT_S = 1.0
-"""How often models that nobody uses are looked for, at most."""
+from services.worker.worker import Worker
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,77 +49,6 @@ def main(argv: Sequence[str]) -> int:
 def _choices() -> dict[str, Sequence[str]]:
     named = catalog.choices()
     return {"engine": named["tts"], "stt": named["stt"]}
-
-
-class Worker:
-    """A worker whose engines are loaded."""
-
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        url: str,
-        speaks: SpeechEngine | None,
-        hears: HearingEngine | None,
-    ) -> None:
-        """Open its door.
-
-        Args:
-            settings: The settings in force.
-            url: Where agents reach it.
-            speaks: What speaks, if anything.
-            hears: What hears, if anything.
-        """
-        self._settings = settings
-        self._url = url
-        self._speaks = speaks
-        self._hears = hears
-        # Kept ready: to look for voices and versions takes milliseconds, and a lease is told in the
-        # middle of utterances.
-        self._voices = speaks.voices() if speaks else ()
-        self._version = version("parley")
-        self.host: Host = open_host(
-            LocalSpeech(speaks) if speaks else None,
-            LocalHearing(hears) if hears else None,
-            language=settings.language,
-            capacity=settings.max_concurrent_sessions,
-            at_once={
-                task: engine.at_once
-                for task, engine in (("speak", speaks), ("transcribe", hears))
-                if engine
-            },
-        )
-        self.sockets = Sockets(self.host, self.lease)
-        self.host.door.on_change = self.sockets.tell_lease
-
-    def lease(self) -> Lease:
-        """What it is at this moment."""
-        return Lease(
-            url=self._url,
-            engine=self._speaks.name if self._speaks else "",
-            voices=self._voices,
-            resident=self._speaks.loaded() if self._speaks else (),
-            hears=self._hears.name if self._hears else "",
-            capacity=self.host.door.capacity,
-            calls=self.host.door.active,
-            draining=self.host.door.draining,
-            version=self._version,
-        )
-
-    async def drain(self) -> None:
-        """Take no more, and return once what goes on is over, or its time is."""
-        self.host.door.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await asyncio.gather(self.sockets.drain(), self.host.door.wait_until_empty())
-
-    async def keep_models(self) -> None:
-        """Evict models that nobody has used for long, and see which there are."""
-        while True:
-            await asyncio.to_thread(models.evict)
-            if self._speaks:
-                self._voices = await asyncio.to_thread(self._speaks.voices)
-            self.host.metrics.resident.set(len(models.resident()))
-            await asyncio.sleep(min(EVICT_S, (self._settings.ttl_ms or math.inf) / 1000))
 
 
 async def _run(settings: WorkerSettings, listener: socket.socket) -> None:

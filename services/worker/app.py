@@ -56,7 +56,7 @@ def _health_router(host: Host, lease: Callable[[], Lease]) -> APIRouter:
         state = now.model_dump(
             include={"engine", "hears", "resident", "capacity", "calls", "draining", "version"}
         )
-        return JSONResponse(state, status_code=503 if host.door.draining else 200)
+        return JSONResponse(state, status_code=503 if host.admission.draining else 200)
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -1,4 +1,4 @@
-"""What a worker hosts: its engines, behind one door that admits as much as can be served well."""
+"""What a worker hosts: its engines, and the admission of as much as they can serve well."""
 
 import asyncio
 import time
@@ -15,8 +15,8 @@ from services.tts.speech import Speech
 from services.worker.metrics import Metrics
 
 
-class Door:
-    """Lets in as many utterances as can be served at once, and none when the worker drains."""
+class Admission:
+    """Admits as many utterances as can be served at once, and none when the worker drains."""
 
     def __init__(
         self, capacity: int, metrics: Metrics, at_once: Mapping[str, int] | None = None
@@ -45,8 +45,8 @@ class Door:
         await self._empty.wait()
 
     @contextmanager
-    def enter(self, task: str) -> Iterator[None]:
-        """Be inside for the length of an utterance.
+    def admit(self, task: str) -> Iterator[None]:
+        """Have a place for the length of an utterance.
 
         Args:
             task: `speak` or `transcribe`, for the metrics.
@@ -86,13 +86,13 @@ class Door:
 
 
 class AdmittedSpeech:
-    """A `Speech` behind the door."""
+    """A `Speech` for utterances that are admitted."""
 
-    def __init__(self, speech: Speech, door: Door, metrics: Metrics) -> None:
-        """Put `speech` behind `door`."""
+    def __init__(self, speech: Speech, admission: Admission, metrics: Metrics) -> None:
+        """Have `admission` decide what reaches `speech`."""
         self.name = speech.name
         self._speech = speech
-        self._door = door
+        self._admission = admission
         self._metrics = metrics
 
     def voices(self) -> tuple[VoiceInfo, ...]:
@@ -101,7 +101,7 @@ class AdmittedSpeech:
 
     async def speak(self, text: str, voice: str, speed: float) -> AsyncGenerator[Chunk, None]:
         """See `Speech.speak`; raises BusyError before anything else."""
-        with self._door.enter("speak"):
+        with self._admission.admit("speak"):
             asked = time.perf_counter()
             first = True
             async with aclosing(self._speech.speak(text, voice, speed)) as chunks:
@@ -118,18 +118,18 @@ class AdmittedSpeech:
 
 
 class AdmittedHearing:
-    """A `Hearing` behind the door."""
+    """A `Hearing` for utterances that are admitted."""
 
-    def __init__(self, hearing: Hearing, door: Door, metrics: Metrics) -> None:
-        """Put `hearing` behind `door`."""
+    def __init__(self, hearing: Hearing, admission: Admission, metrics: Metrics) -> None:
+        """Have `admission` decide what reaches `hearing`."""
         self.name = hearing.name
         self._hearing = hearing
-        self._door = door
+        self._admission = admission
         self._metrics = metrics
 
     async def transcribe(self, pcm: bytes, language: str | None) -> Transcript:
         """See `Hearing.transcribe`; raises BusyError before anything else."""
-        with self._door.enter("transcribe"):
+        with self._admission.admit("transcribe"):
             self._metrics.audio.labels("transcribe").inc(len(pcm) / 2 / SAMPLE_RATE)
             return await self._hearing.transcribe(pcm, language)
 
@@ -146,14 +146,14 @@ class Host:
         speech: Speaks; None where the worker does not.
         hearing: Hears; None where the worker does not.
         language: What is spoken and heard unless someone says otherwise, as an ISO 639-1 code.
-        door: Admits utterances, from whatever way in.
+        admission: Admits utterances, from whatever way in.
         metrics: What is counted.
     """
 
     speech: Speech | None
     hearing: Hearing | None
     language: str
-    door: Door
+    admission: Admission
     metrics: Metrics
 
     async def close(self) -> None:
@@ -172,7 +172,7 @@ def open_host(
     capacity: int,
     at_once: Mapping[str, int] | None = None,
 ) -> Host:
-    """A host whose engines are behind one door.
+    """A host whose engines share one admission.
 
     Args:
         speech: What speaks, if anything.
@@ -182,11 +182,11 @@ def open_host(
         at_once: Of these, the most that an engine can `speak` or `transcribe`.
     """
     metrics = Metrics()
-    door = Door(capacity, metrics, at_once)
+    admission = Admission(capacity, metrics, at_once)
     return Host(
-        AdmittedSpeech(speech, door, metrics) if speech else None,
-        AdmittedHearing(hearing, door, metrics) if hearing else None,
+        AdmittedSpeech(speech, admission, metrics) if speech else None,
+        AdmittedHearing(hearing, admission, metrics) if hearing else None,
         language,
-        door,
+        admission,
         metrics,
     )

@@ -73,7 +73,7 @@ class LocalWorker:
         self.port = int(self._listener.getsockname()[1])
         self.url = f"ws://127.0.0.1:{self.port}"
         self.sockets = Sockets(self.host, self.lease)
-        self.host.door.on_change = self.sockets.tell_lease
+        self.host.admission.on_change = self.sockets.tell_lease
 
     def lease(self) -> Lease:
         """What it is at this moment."""
@@ -84,9 +84,9 @@ class LocalWorker:
             voices=voices,
             resident=self.engine.loaded() if self.engine else (),
             hears=self.host.hearing.name if self.host.hearing else "",
-            capacity=self.host.door.capacity,
-            calls=self.host.door.active,
-            draining=self.host.door.draining,
+            capacity=self.host.admission.capacity,
+            calls=self.host.admission.active,
+            draining=self.host.admission.draining,
         )
 
     async def __aenter__(self) -> Self:

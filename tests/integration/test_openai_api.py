@@ -357,7 +357,7 @@ async def test_a_client_that_leaves_is_not_spoken_to(chunks: int) -> None:
         await asyncio.gather(asked, return_exceptions=True)
 
         # Its place is free at once, whatever the engine is at.
-        await soon(lambda: worker.host.door.active == 0)
+        await soon(lambda: worker.host.admission.active == 0)
         engine.permit(MANY)
         assert await asyncio.to_thread(engine.utterances[0].ended.wait, 5)
         assert engine.utterances[0].chunks <= chunks + 1

@@ -136,7 +136,7 @@ async def test_a_silent_worker_is_left_and_freed() -> None:
     ):
         assert words(await say(speech, voice="silent/alto")) == TEXT
         async with asyncio.timeout(5):
-            await one.host.door.wait_until_empty()
+            await one.host.admission.wait_until_empty()
         silent.permit(100)
 
 
@@ -213,7 +213,7 @@ async def test_the_next_sentence_comes_from_the_engine_that_is_there() -> None:
     ):
         assert words(await say(speech, voice="first/basso")) == TEXT
         assert not second.utterances
-        one.host.door.draining = True
+        one.host.admission.draining = True
         await one.sockets.drain()
         assert words(await say(speech, voice="first/basso")) == TEXT
         assert len(first.utterances) == 1
@@ -229,7 +229,7 @@ async def test_who_stops_listening_frees_the_worker() -> None:
         await anext(speaking)
         await speaking.aclose()
         async with asyncio.timeout(1):
-            await worker.host.door.wait_until_empty()
+            await worker.host.admission.wait_until_empty()
         engine.permit(100)
         assert await asyncio.to_thread(engine.utterances[0].ended.wait, 5)
         assert engine.utterances[0].stopped

@@ -72,7 +72,7 @@ async def test_a_sentence_is_typed_and_heard(mouth: Path) -> None:
             assert engine.wait_for_utterance(2)
             page.click("speak")
             page.wait_for(lambda: page.text("status") == "Stopped", "the stop")
-            page.wait_for(lambda: worker.host.door.active == 0, "the worker's notice")
+            page.wait_for(lambda: worker.host.admission.active == 0, "the worker's notice")
             engine.permit(100)
             assert engine.utterances[1].ended.wait(5)
             assert engine.utterances[1].stopped

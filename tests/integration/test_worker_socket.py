@@ -206,7 +206,7 @@ async def test_a_socket_cut_within_a_message_leaves_nothing_behind() -> None:
         engine.permit(100)
         assert await asyncio.to_thread(engine.utterances[0].ended.wait, 5)
         async with asyncio.timeout(5):
-            await worker.host.door.wait_until_empty()
+            await worker.host.admission.wait_until_empty()
         await speaks(worker)
 
 
@@ -259,7 +259,7 @@ async def test_draining_worker_finishes_and_takes_no_more() -> None:
     async with LocalWorker(engine) as worker, peer(worker) as one:
         await one.tell(type="speak", id=1, text="one two")
         assert await asyncio.to_thread(engine.wait_for_utterance, 1)
-        worker.host.door.draining = True
+        worker.host.admission.draining = True
         await worker.sockets.drain()
         assert (await one.next())["type"] == "draining"
         await one.tell(type="speak", id=2, text="three")

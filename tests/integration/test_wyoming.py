@@ -413,8 +413,8 @@ async def test_a_text_under_way_waits_for_a_place(monkeypatch: pytest.MonkeyPatc
     async with serve(engine, capacity=1) as served, served.client() as one:
         await one.tell(SynthesizeStart(), SynthesizeChunk("Number one. And "))
         await one.until("audio-chunk")
-        await until(lambda: served.host.door.active == 0)
-        with served.host.door.enter("speak"):
+        await until(lambda: served.host.admission.active == 0)
+        with served.host.admission.admit("speak"):
             await one.tell(SynthesizeChunk("number two."), SynthesizeStop(), Ping())
             await one.until("pong")
             await asyncio.sleep(0.05)
@@ -461,7 +461,7 @@ async def test_a_client_that_goes_away_stops_the_engine(*, killed: bool, streame
             await one.until("audio-chunk")
             if killed:
                 one.vanish()
-        await until(lambda: served.host.door.active == 0)
+        await until(lambda: served.host.admission.active == 0)
         engine.permit(ENOUGH)
         (utterance,) = engine.utterances
         assert await asyncio.to_thread(utterance.ended.wait, 5)
@@ -479,7 +479,7 @@ async def test_a_client_that_does_not_read_is_left(monkeypatch: pytest.MonkeyPat
             await one.tell(*[Synthesize(TEN_WORDS)] * 8)
             await asyncio.to_thread(engine.wait_for_utterance, 1)
             await served.answers()
-            await until(lambda: served.host.door.active == 0, LIMIT_S)
+            await until(lambda: served.host.admission.active == 0, LIMIT_S)
         assert await asyncio.to_thread(engine.utterances[-1].ended.wait, 5)
         assert engine.utterances[-1].stopped
 
@@ -710,7 +710,7 @@ async def test_a_client_that_goes_away_ends_recognition() -> None:
             await one.tell(Transcribe(), *recording(spoken("clubs")))
             await asyncio.wait_for(ear.asked.wait(), LIMIT_S)
         await until(lambda: ear.requests[0].cancelled)
-        assert served.host.door.active == 0
+        assert served.host.admission.active == 0
 
 
 async def test_events_out_of_place_are_errors() -> None:
@@ -927,7 +927,7 @@ async def test_a_client_that_says_nothing_more_is_left(
             await one.raw(data)
             code, text = await one.refused()
         assert (code, text) == ("bad-request", "nothing came for 0.1 s")
-        assert served.host.door.active == 0
+        assert served.host.admission.active == 0
 
 
 async def test_a_client_may_wait_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -977,7 +977,7 @@ async def test_stop_ends_what_is_under_way() -> None:
             assert await one.rest() == []
             assert await idle.rest() == []
         await served.server.stop()
-        assert served.host.door.active == 0
+        assert served.host.admission.active == 0
         engine.permit(ENOUGH)
         with socket.create_server(("127.0.0.1", port)):
             pass
@@ -1026,5 +1026,5 @@ async def test_nothing_is_left_behind(voice: PiperEngine) -> None:
                 await one.tell(Synthesize("One, two, three, four, five, six."))
                 await one.until("audio-stop" if number % 2 else "audio-chunk")
         await until(lambda: not served.server._clients)
-        assert served.host.door.active == 0
+        assert served.host.admission.active == 0
         assert len(asyncio.all_tasks()) == before
