@@ -25,6 +25,7 @@ from bench.loop_lag import loop_lag
 from bench.memory import left_behind, live
 from bench.mind import PacedModel
 from bench.sides import FULL_SIZE_VOICE, RECORDINGS, WHISPER
+from bench.telephone import clear
 from bench.workers import cancel, eight_at_once, remote_first_audio
 
 Measure = Callable[[Mapping[str, str], bool], Awaitable[list[Figure]]]
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Measure] = {
     "first-audio": first_audio,
     "greeting": greeting,
     "barge-in": interruption,
+    "telephone-clear": clear,
     "loop-lag": loop_lag,
     "live-memory": live,
     "memory-left": left_behind,

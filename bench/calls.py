@@ -22,9 +22,9 @@ TURN_LIMIT = 6.0
 """Seconds from the caller's last sound after which its turn is over on either side."""
 
 
-def load_clips() -> list[Samples]:
-    """The recordings, at the caller's rate."""
-    return [load_wav(RECORDINGS / f"{name}.wav", SAMPLE_RATE) for name in CLIPS]
+def load_clips(rate: int = SAMPLE_RATE) -> list[Samples]:
+    """The recordings, at the caller's rate in Hz."""
+    return [load_wav(RECORDINGS / f"{name}.wav", rate) for name in CLIPS]
 
 
 async def hear_greeting(caller: WebRTCCaller) -> None:

@@ -20,12 +20,13 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
-from pipecat.runner.types import RunnerArguments
+from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.piper.tts import PiperTTSService
 from pipecat.services.whisper.stt import WhisperSTTService
 from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
 VOICE = "BENCH_VOICE"
@@ -66,9 +67,11 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
             assistant_aggregator,
         ]
     )
-    worker = PipelineWorker(
-        pipeline, params=PipelineParams(enable_metrics=True, enable_usage_metrics=True)
-    )
+    params = PipelineParams(enable_metrics=True, enable_usage_metrics=True)
+    if isinstance(runner_args, WebSocketRunnerArguments):
+        # As the template has it for telephones.
+        params.audio_in_sample_rate = params.audio_out_sample_rate = 8000
+    worker = PipelineWorker(pipeline, params=params)
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
 
@@ -87,7 +90,10 @@ async def bot(runner_args: RunnerArguments) -> None:
     """Pipecat's entry point: carry one call."""
     transport = await create_transport(
         runner_args,
-        {"webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True)},
+        {
+            "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
+            "twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
+        },
     )
     await run_bot(transport, runner_args)
 
