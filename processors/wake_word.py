@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from loguru import logger
+from pipecat.audio.utils import create_stream_resampler
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -19,8 +20,8 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.processors.frameworks.rtvi.frames import RTVIServerMessageFrame
 
-from services.audio import Resampler
-from services.stt.engine import SAMPLE_RATE
+LISTENER_RATE = 16000
+"""Samples a second of what a listener hears."""
 
 STEP_S = 0.08
 """Seconds of audio that are listened to together: what openWakeWord's models move on by."""
@@ -77,8 +78,8 @@ class WakeWord(FrameProcessor):
         self._answers = [text for text in (woken, greeting) if text]
         self._answer = ""
         self._listener: Listener | None = None
-        self._resampler = Resampler(SAMPLE_RATE, SAMPLE_RATE)
-        self._rate = SAMPLE_RATE
+        # It gets nothing while the agent is awake, and its stream goes on all the same.
+        self._resampler = create_stream_resampler(clear_after_secs=None)
         self._unheard = b""
         self._held = b""
         self._speaking: set[str] = set()
@@ -131,12 +132,10 @@ class WakeWord(FrameProcessor):
 
     async def _has_word(self, frame: InputAudioRawFrame) -> bool:
         """Whether the word was made out in the audio up to now; true when woken meanwhile."""
-        if frame.sample_rate != self._rate:
-            self._rate = frame.sample_rate
-            self._resampler = Resampler(self._rate, SAMPLE_RATE)
-        self._held = (self._held + frame.audio)[-int(HELD_S * self._rate) * 2 :]
-        self._unheard += self._resampler.push(frame.audio)
-        step = int(STEP_S * SAMPLE_RATE) * 2
+        rate = frame.sample_rate
+        self._held = (self._held + frame.audio)[-int(HELD_S * rate) * 2 :]
+        self._unheard += await self._resampler.resample(frame.audio, rate, LISTENER_RATE)
+        step = int(STEP_S * LISTENER_RATE) * 2
         whole = len(self._unheard) // step * step
         if not whole:
             return False
