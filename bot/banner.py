@@ -26,8 +26,12 @@ def show(settings: Settings, engines: "Engines", agent: "Agent", listener: socke
     for part in engines.parts:
         table.add_row(part.role, f"{part.engine}: {part.model}", part.source, part.better)
     _console.print(table)
-    open_ways = [way for way, lacks in ways.lacks(settings).items() if not lacks]
+    lacking = ways.lacks(settings)
+    open_ways = [way for way, lacks in lacking.items() if not lacks]
     _console.print(f"Callers come over: {', '.join(open_ways)}. --list says what others lack.")
+    for way in ways.begun(settings):
+        if lacking[way]:
+            _console.print(f"Not over {way}: {lacking[way]}", soft_wrap=True)
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     _console.print(f"Open http://{shown}:{port} and talk. Ctrl-C stops.")

@@ -145,8 +145,11 @@ async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
     """One line for a body that cannot be read, in place of a list of objects."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return JSONResponse({"detail": f"{where or 'body'}: {first['msg']}"}, status_code=422)
+    # Where the body is no JSON, the place in it is a count of characters, and no field.
+    loc = () if first["type"] == "json_invalid" else first["loc"]
+    where = ".".join(str(part) for part in loc if part != "body") or "body"
+    message = first["msg"].removeprefix("Value error, ")
+    return JSONResponse({"detail": f"{where}: {message}"}, status_code=422)
 
 
 class PageHeaders:

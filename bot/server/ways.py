@@ -36,6 +36,19 @@ def lacks(settings: Settings) -> dict[str, str]:
     }
 
 
+def begun(settings: Settings) -> list[str]:
+    """The carriers of which something is set, so that somebody expects their calls.
+
+    Args:
+        settings: The settings in force.
+    """
+    return [
+        carrier.name
+        for carrier in CARRIERS
+        if any(name.startswith(f"{carrier.name}_") for name in settings.model_fields_set)
+    ]
+
+
 def daily_lacks(settings: Settings) -> str:
     """What calls over Daily lack, in one line; empty if nothing."""
     if not settings.daily_api_key:

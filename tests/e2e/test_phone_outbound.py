@@ -226,7 +226,18 @@ async def test_a_bad_wish_is_refused_in_a_line(
         detail = response.json()["detail"]
         assert isinstance(detail, str)
         assert len(detail.splitlines()) == 1
+        assert "Value error" not in detail
         assert place.api.asked == []
+
+
+async def test_a_wish_that_is_no_json_is_refused_in_a_line(open_place: Open) -> None:
+    """What is wrong is said of the body, in words, and not of a place in it."""
+    async with open_place() as place:
+        response = await place.twilio.http.post(
+            "/calls", content=b"carrier=twilio", headers={"content-type": "application/json"}
+        )
+        assert response.status_code == 422
+        assert response.json() == {"detail": "body: JSON decode error"}
 
 
 @pytest.mark.parametrize("answer", ["error", "elsewhere", "nonsense", "no call", "away"])

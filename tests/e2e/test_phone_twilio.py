@@ -162,7 +162,9 @@ async def test_the_agents_hang_up_waits_for_the_mark(place: Place) -> None:
         await caller.wait_for_speech()
         await call._worker.queue_frame(HangUpFrame())
         ended = await caller.wait_for_end()
+        # They are numbered within the call: a carrier learns nothing of others.
         assert caller.marks
+        assert caller.marks == [f"mark-{number}" for number, _ in enumerate(caller.marks, 1)]
         assert not caller.frames[-1].audible
         assert level_db(caller.heard(ended - 1.5)) > AUDIBLE_DB
         await place.until_calls(0)

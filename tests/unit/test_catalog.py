@@ -1,16 +1,19 @@
 """The catalog: an engine is a row, and everything else follows from it."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from threading import Event
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bot import banner
 from bot import settings as bot_settings
+from bot.agent import Agent
+from bot.engines import Engines
 from services import catalog
 from services.catalog import Choice, Loaded
 from services.errors import EngineError, MissingExtraError, UnavailableError
@@ -63,6 +66,23 @@ def test_a_row_is_all_that_a_setting_needs(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--tts toy" in line]
     assert "yes" in line
     assert toy == []
+
+
+def test_a_carrier_that_is_half_set_is_named_at_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever set something of it waits for its calls, and is told in a line what lacks."""
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC1")
+    monkeypatch.setenv("PARLEY_API_KEY", "0123456789abcdef")
+    public = ["--public-url", "https://agent.example.org"]
+    settings = bot_settings.load([*public, "--plivo-auth-id", "MA1"], catalog.choices())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        banner.show(settings, cast(Engines, SimpleNamespace(parts=())), Agent(), listener)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not over")]
+    assert told == [
+        "Not over twilio: TWILIO_AUTH_TOKEN: set it to the account's auth token",
+        "Not over plivo: PLIVO_AUTH_TOKEN: set it to the account's auth token",
+    ]
 
 
 def test_an_engine_is_made_by_its_module(toy: list[tuple[Any, ...]]) -> None:

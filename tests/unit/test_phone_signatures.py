@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -21,6 +21,7 @@ from vonage_jwt import verify_signature
 from bot.line import LineError
 from bot.server.phone import carrier as carrier_module
 from bot.server.phone.carrier import Carrier, HandshakeError, Start, Webhook
+from bot.server.phone.exotel import Exotel
 from bot.server.phone.media import MediaSerializer
 from bot.server.phone.plivo import Plivo
 from bot.server.phone.telnyx import Telnyx
@@ -140,6 +141,16 @@ def test_a_token_that_is_none_is_refused(token: str) -> None:
         ours.verify(Webhook(URL, {"authorization": f"Bearer {token}"}, b""))
 
 
+def test_a_webhook_of_the_wrong_method_is_told_the_right_one() -> None:
+    """Vonage asks with GET unless told otherwise; the log says what to set, and only then."""
+    ours = carrier(Vonage, vonage_signature_secret=phone_vonage.SECRET)
+    query = json.dumps({"to": "442079460000", "from": "447700900000"}).encode()
+    with pytest.raises(SignatureError, match=r"another body; set .* to POST"):
+        ours.verify(webhook(phone_vonage.sign(query)))
+    with pytest.raises(SignatureError, match=r"another body$"):
+        ours.verify(webhook(phone_vonage.sign(query), b"{}"))
+
+
 def test_what_a_carrier_lacks_is_one_line(tmp_path: Path) -> None:
     """Each setting that is missing or no key is named, until none is."""
     other = tmp_path / "other.pem"
@@ -176,6 +187,8 @@ def test_what_a_carrier_lacks_is_one_line(tmp_path: Path) -> None:
         line = carrier(kind, **wanted).lacks()
         assert line.partition(":")[0] == setting
         assert len(line.splitlines()) <= 1
+        # A file that is there, or should be, is not asked for as if none had been named.
+        assert str(wanted.get("vonage_private_key", "")) in line or not line
     dialling: dict[Callable[..., Carrier], dict[str, str]] = {
         Telnyx: {"telnyx_application": "1", "telnyx_number": "+15550100"},
         Plivo: {"plivo_number": "+15550100"},
@@ -264,3 +277,12 @@ async def test_all_the_keys_of_a_telephone_are_read() -> None:
             frame = await media.deserialize(caller.digit(key))
             assert isinstance(frame, InputDTMFFrame)
             assert frame.button.value == key
+
+
+@pytest.mark.parametrize(("rate", "right"), [("8000", True), (8000, True), ("16000", False)])
+def test_an_applet_at_another_rate_is_told_the_right_one(rate: object, right: bool) -> None:
+    """Exotel's audio is taken at 8 kHz alone: at another rate it would be heard as noise."""
+    start = {"stream_sid": "s", "call_sid": "c", "media_format": {"sample_rate": rate}}
+    ours = carrier(Exotel, exotel_secret="s" * 16)
+    with nullcontext() if right else pytest.raises(HandshakeError, match="8000"):
+        ours.start({"event": "start", "start": start})

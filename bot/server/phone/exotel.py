@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from pipecat.serializers.base_serializer import FrameSerializer
 
 
+RATE = "8000"
+"""Samples a second, as the applet's setting and the start have it."""
+
+
 class Exotel(Carrier):
     """Exotel. Its flow carries a call on when the socket closes: to a Hangup applet, or further."""
 
@@ -100,6 +104,10 @@ class Exotel(Carrier):
         stream_id = text_of(start.get("stream_sid")) or text_of(message.get("stream_sid"))
         if not stream_id:
             raise HandshakeError("the start names no stream")
+        audio = start.get("media_format")
+        rate = audio.get("sample_rate", RATE) if isinstance(audio, dict) else RATE
+        if str(rate) != RATE:
+            raise HandshakeError(f"the applet's sample rate is not {RATE}: set it to that")
         custom = start.get("custom_parameters")
         return Start(
             text_of(start.get("call_sid")),

@@ -105,10 +105,10 @@ class MarkFrame(ControlFrame):
     """Asks the carrier to say when all audio before it was played.
 
     Parameters:
-        name: What its echo bears.
+        mark: What its echo bears; `name` is Pipecat's own.
     """
 
-    name: str = ""
+    mark: str = ""
 
 
 @dataclass
@@ -165,8 +165,8 @@ class MediaSerializer(FrameSerializer):
 
     def mark(self) -> tuple[MarkFrame, asyncio.Event]:
         """A mark to send, and what its echo sets."""
-        frame = MarkFrame(name=f"mark-{next(self._names)}")
-        played = self._marks[frame.name] = asyncio.Event()
+        frame = MarkFrame(mark=f"mark-{next(self._names)}")
+        played = self._marks[frame.mark] = asyncio.Event()
         return frame, played
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
@@ -176,7 +176,7 @@ class MediaSerializer(FrameSerializer):
             frame: The frame.
         """
         if isinstance(frame, MarkFrame):
-            return self._carrier.mark(self._start, frame.name)
+            return self._carrier.mark(self._start, frame.mark)
         return await self._serializer.serialize(frame)
 
     async def deserialize(self, data: str | bytes) -> Frame | None:

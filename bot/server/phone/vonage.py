@@ -74,7 +74,11 @@ class Vonage(Carrier):
         if not self.settings.vonage_application_id:
             return "VONAGE_APPLICATION_ID: set it to the ID of the application"
         if self._key is None:
-            return "--vonage-private-key: set it to the file of the application's private key"
+            path = self.settings.vonage_private_key
+            wrong = f"; {path} holds none" if path else ""
+            return (
+                f"--vonage-private-key: set it to the application's private key, a PEM file{wrong}"
+            )
         return ""
 
     def lacks_for_dialling(self) -> str:
@@ -104,7 +108,9 @@ class Vonage(Carrier):
             raise SignatureError("the token is too old")
         told = text_of(claims["payload_hash"]).encode()
         if not hmac.compare_digest(hashlib.sha256(webhook.body).hexdigest().encode(), told):
-            raise SignatureError("the token is for another body")
+            # Of a GET, which is Vonage's default, the hash is over the query.
+            cure = "" if webhook.body else "; set the address's method to POST"
+            raise SignatureError(f"the token is for another body{cure}")
         self._replays.refuse(str(claims["jti"]))
 
     def origin(self, webhook: Webhook) -> Origin:
