@@ -366,6 +366,7 @@ class Calls:
         """The records of calls, where they are kept."""
         self.draining = False
         self._calls: dict[asyncio.Task[None], Call] = {}
+        self._reserved = 0
         self._trimming: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -379,19 +380,37 @@ class Calls:
     @property
     def full(self) -> bool:
         """Whether the next call would be turned away."""
-        return self.draining or len(self) >= self.limit
+        return self.draining or len(self) + self._reserved >= self.limit
 
-    def start(self, open_line: Callable[[], Line], voice: str | None = None) -> Call:
-        """Build a call and carry it in a task of its own.
-
-        Args:
-            open_line: Makes what carries it, where there is room; the call closes it.
-            voice: A voice other than the agent's own; it must be one of the engines'.
+    @contextlib.contextmanager
+    def reserve(self) -> Iterator[None]:
+        """Keep room for one call while what carries it is made, a room for example.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.
         """
         if self.full:
+            raise TooManyCallsError
+        self._reserved += 1
+        try:
+            yield
+        finally:
+            self._reserved -= 1
+
+    def start(
+        self, open_line: Callable[[], Line], voice: str | None = None, *, reserved: bool = False
+    ) -> Call:
+        """Build a call and carry it in a task of its own.
+
+        Args:
+            open_line: Makes what carries it, where there is room; the call closes it.
+            voice: A voice other than the agent's own; it must be one of the engines'.
+            reserved: Whether it takes the room that is kept by `reserve`, within whose block it is.
+
+        Raises:
+            TooManyCallsError: The process is full, or about to stop.
+        """
+        if self.draining or (self.full and not reserved):
             raise TooManyCallsError
         call = Call(
             open_line(),

@@ -33,6 +33,7 @@ from bot.record import (
 )
 from bot.settings import Settings
 from bot.transcript import PEAKS_PER_SECOND, turns
+from services.serve import without_secrets
 from services.settings import SettingsError, masked
 
 DAY_SECONDS = 86400.0
@@ -83,7 +84,8 @@ class Records:
         """
         where = {
             "transport": origin.transport,
-            "line": origin.id,
+            # A room of LiveKit's is named after its caller's number.
+            "line": without_secrets(origin.id, ()),
             "caller": mask_number(origin.caller) if origin.caller else "",
             "called": mask_number(origin.called) if origin.called else "",
             "outbound": origin.outbound,

@@ -61,9 +61,12 @@ _PRIVATE = (
         re.compile(r"(?i)([?&](?:t|\w*(?:token|key|secret|signature|password))=)[^\s&#'\"]+"),
         r"\1***",
     ),
-    # What may be a telephone number, in an address too (%2B): E.164 allows 15 digits.
+    # What may be a telephone number: E.164 allows 15 digits. In an address it follows %2B, and in
+    # names of LiveKit's rooms and participants it stands between underscores.
     (
-        re.compile(r"(?:(?<![\w.])|(?<=%[\dA-F]{2}))(?:\+\d{4,13}|\d{8,13})(?=\d\d(?!\w))"),
+        re.compile(
+            r"(?:(?<![^\W_])(?<!\.)|(?<=%[\dA-F]{2}))(?:\+\d{4,13}|\d{8,13})(?=\d\d(?![^\W_]))"
+        ),
         "***",
     ),
 )

@@ -352,10 +352,16 @@ def load(
     """
     flags, rest = parser(settings, program, choices).parse_known_args(argv)
     if rest:
-        known = [_flag(name) for name, field in settings.model_fields.items() if _has_flag(field)]
-        near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1)
-        cure = f"did you mean {near[0]}?" if near else "see --help"
-        raise SettingsError(f"{rest[0]}: there is no such flag; {cure}")
+        # What follows may be a secret.
+        wrong = rest[0].split("=")[0]
+        fields = settings.model_fields
+        known = [_flag(name) for name, field in fields.items() if _has_flag(field)]
+        if secret_ := next((name for name in fields if _flag(name) == wrong), None):
+            cure = f"a secret is set in the environment or in .env: {_variable(settings, secret_)}"
+        else:
+            near = difflib.get_close_matches(wrong, known, n=1)
+            cure = f"did you mean {near[0]}?" if near else "see --help"
+        raise SettingsError(f"{wrong}: there is no such flag; {cure}")
     given = vars(flags)
     try:
         loaded = settings(**given)

@@ -295,8 +295,6 @@ class Daily:
         self._room_seconds = max(settings.daily_room_minutes * 60, settings.max_call_seconds)
         self._dialin_secret = revealed(settings.daily_dialin_secret)
         self._calls = calls
-        # Rooms that are being made for calls which have not begun.
-        self._making = 0
         self._signatures = Replays()
         # The telephone calls that are answered.
         self._dialins: set[str] = set()
@@ -313,7 +311,9 @@ class Daily:
         if self._named:
             room = Room(self._named, self._named_token)
             origin = Origin("daily", id=self._named)
-            self._begin(lambda: DailyLine(self, room, origin, connect_seconds=WAIT_SECONDS))
+            self._begin(
+                lambda: DailyLine(self, room, origin, connect_seconds=WAIT_SECONDS), reserved=False
+            )
 
     async def close(self) -> None:
         """Close the connections to Daily's REST API."""
@@ -458,13 +458,19 @@ class Daily:
         except TimeoutError:
             logger.warning("Daily: a room was not deleted in time; it expires")
 
-    def _begin(self, open_line: Callable[[], DailyLine], voice: str | None = None) -> Call:
-        """Begin the agent's call in a room.
+    def _begin(
+        self,
+        open_line: Callable[[], DailyLine],
+        voice: str | None = None,
+        *,
+        reserved: bool = True,
+    ) -> Call:
+        """Begin the agent's call in a room; while one is made, room for the call is kept.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.
         """
-        call = self._calls.start(open_line, voice)
+        call = self._calls.start(open_line, voice, reserved=reserved)
         assert isinstance(call.line, DailyLine)
         call.line.listen(call.cancel)
         return call
@@ -484,21 +490,17 @@ class Daily:
             TooManyCallsError: The process is full, or about to stop.
             DailyError: There is no room.
         """
-        if self._calls.full or len(self._calls) + self._making >= self._calls.limit:
-            raise TooManyCallsError
-        self._making += 1
-        name = f"parley-{token_hex(8)}"
-        try:
-            expiry = int(time.time() + self._room_seconds)
-            url = await self._api.make_room(name, privacy, expiry, **properties)
-            token = await self._api.make_token(name, expiry, owner=self.agent_name)
-            yield Room(url, token, name), expiry
-        except BaseException:
-            # Daily may have made it even where its answer did not come.
-            await self._api.delete_room(name)
-            raise
-        finally:
-            self._making -= 1
+        with self._calls.reserve():
+            name = f"parley-{token_hex(8)}"
+            try:
+                expiry = int(time.time() + self._room_seconds)
+                url = await self._api.make_room(name, privacy, expiry, **properties)
+                token = await self._api.make_token(name, expiry, owner=self.agent_name)
+                yield Room(url, token, name), expiry
+            except BaseException:
+                # Daily may have made it even where its answer did not come.
+                await self._api.delete_room(name)
+                raise
 
 
 def router(daily: Daily, calls: Calls) -> APIRouter:
@@ -510,7 +512,7 @@ def router(daily: Daily, calls: Calls) -> APIRouter:
     """
     api = APIRouter()
 
-    @api.post("/daily/dialin", responses=answers(400, 401, 404, 409, 502, 503))
+    @api.post("/daily/dialin", responses=answers(400, 404, 409, 502, 503))
     async def dialin(request: Request) -> dict[str, str]:
         if daily.lacks_dialin:
             raise HTTPException(404, daily.lacks_dialin)
@@ -526,7 +528,7 @@ def router(daily: Daily, calls: Calls) -> APIRouter:
             )
         except SignatureError as error:
             logger.warning("a telephone call is not from Daily: {}", error)
-            raise HTTPException(401, str(error)) from None
+            raise HTTPException(403, str(error)) from None
         try:
             call = DialIn.model_validate_json(body)
         except ValidationError as error:

@@ -131,7 +131,8 @@ class DailyApi:
         try:
             await self._ask("DELETE", f"/rooms/{room}")
         except DailyError as error:
-            if error.status != 404:
+            # Who refuses our key has made no room.
+            if error.status not in (401, 404):
                 logger.warning("Daily: a room was not deleted; it expires: {}", error)
 
     async def _ask(self, method: str, path: str, body: object = None) -> object:
@@ -153,7 +154,7 @@ class DailyApi:
             except TimeoutError:
                 raise DailyError(f"no answer within {API_SECONDS:g} seconds") from None
             except httpx.HTTPError as error:
-                raise DailyError(one_line(error)) from None
+                raise DailyError(f"{self._url} is not reached: {one_line(error)}") from None
             except ValueError:
                 said = None
             if answer.status_code != 429:

@@ -15,7 +15,8 @@ import logging
 import re
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,8 @@ class LiveKitLine(Line):
             origin: Where the call comes from.
         """
         super().__init__(transport, origin)
+        self.gives_way = False
+        """Whether another of our agents is in the room, which then goes on without this one."""
         self.can_transfer = "sip.callID" in origin.data
         self._server = server
         self._room = room
@@ -108,7 +111,7 @@ class LiveKitLine(Line):
 
     async def close(self) -> None:
         """Leave the room, and end it where it is ours."""
-        await self._server.leave(self._room)
+        await self._server.leave(self._room, end=not self.gives_way)
 
 
 class LiveKit:
@@ -154,7 +157,7 @@ class LiveKit:
             await self._participants(room)
             self._join(room, Origin("livekit", id=room))
         except _api_errors() as error:
-            logger.warning("--livekit-room {}: not joined: LiveKit: {}", room, one_line(error))
+            logger.warning("--livekit-room {}: not joined: LiveKit: {}", room, _why(error))
         except TooManyCallsError:
             logger.warning("--livekit-room {}: not joined: all lines are busy", room)
 
@@ -179,17 +182,21 @@ class LiveKit:
         """
         from livekit.api import CreateRoomRequest
 
-        if self._calls.full:
-            raise TooManyCallsError
         room = f"{self._made_prefix}{uuid4().hex}"
         request = CreateRoomRequest(name=room, empty_timeout=EMPTY_SECONDS)
-        try:
-            async with self._api() as api:
-                await api.room.create_room(request)
-        except _api_errors() as error:
-            logger.warning("LiveKit made no room: {}", one_line(error))
-            raise HTTPException(502, "LiveKit made no room; the log says why") from None
-        call = self._join(room, Origin("livekit", id=room), body.voice)
+        with self._calls.reserve():
+            try:
+                async with self._api() as api:
+                    await api.room.create_room(request)
+                origin = Origin("livekit", id=room)
+                call = self._join(room, origin, body.voice, reserved=True)
+            except _api_errors() as error:
+                logger.warning("LiveKit made no room: {}", _why(error))
+                raise HTTPException(502, "LiveKit made no room; the log says why") from None
+            except TooManyCallsError:
+                # The process is about to stop.
+                await self.leave(room)
+                raise
         token = self._token(room, f"caller-{uuid4().hex}")
         return {"url": self.url, "room": room, "token": token, "sessionId": call.id}
 
@@ -202,7 +209,7 @@ class LiveKit:
                 body's SHA-256 in it.
 
         Raises:
-            HTTPException: 401, it did not.
+            HTTPException: 403, it did not.
         """
         from jwt import PyJWTError
         from livekit.api import TokenVerifier
@@ -211,11 +218,11 @@ class LiveKit:
             claims = TokenVerifier(self._key, self._secret).verify(signature)
         except (PyJWTError, TypeError, ValueError, AttributeError) as error:
             logger.warning("an event is not from LiveKit: {}", one_line(error))
-            raise HTTPException(401, "the signature is not LiveKit's") from None
+            raise HTTPException(403, "the signature is not LiveKit's") from None
         digest = b64encode(hashlib.sha256(body).digest())
         if not hmac.compare_digest(digest, str(claims.sha256).encode()):
             logger.warning("an event is not from LiveKit: its body is another than was signed")
-            raise HTTPException(401, "the signature is not of this body")
+            raise HTTPException(403, "the signature is not of this body")
 
     async def hear(self, body: bytes) -> None:
         """Answer where somebody has joined a room with our prefix, in which no agent is yet.
@@ -224,7 +231,7 @@ class LiveKit:
             body: A verified event.
 
         Raises:
-            HTTPException: 400, it cannot be read; 401, it is too old; 409, it was heard before;
+            HTTPException: 400, it cannot be read; 403, it is too old; 409, it was heard before;
                 502, LiveKit's API does not answer, and 503, all lines are busy: the event should
                 be sent again.
         """
@@ -256,7 +263,7 @@ class LiveKit:
                 logger.info("call {}: answers in a LiveKit room", call.id)
         except _api_errors() as error:
             self._events.pop(event.id, None)
-            logger.warning("LiveKit does not say who is in a room: {}", one_line(error))
+            logger.warning("LiveKit does not say who is in a room: {}", _why(error))
             raise HTTPException(502, "LiveKit's API does not answer; the log says why") from None
         except TooManyCallsError:
             # LiveKit sends it again, to another process or when a line is free.
@@ -279,11 +286,8 @@ class LiveKit:
             LineError: It cannot be done.
         """
         from google.protobuf.duration_pb2 import Duration
-        from livekit.protocol.sip import (
-            SIPTransferReason,
-            SIPTransferStatus,
-            TransferSIPParticipantRequest,
-        )
+        from google.protobuf.json_format import MessageToDict
+        from livekit.protocol.sip import SIPTransferStatus, TransferSIPParticipantRequest
 
         request = TransferSIPParticipantRequest(
             room_name=room,
@@ -292,30 +296,39 @@ class LiveKit:
             ringing_timeout=Duration(seconds=RING_SECONDS),
         )
         try:
-            async with self._api() as api:
+            async with self._api(RING_SECONDS) as api:
                 answer = await api.sip.transfer_sip_participant(request)
         except _api_errors() as error:
-            raise LineError(f"LiveKit: {one_line(error)}") from None
+            raise LineError(f"LiveKit: {_why(error)}") from None
         # A server that says nothing of its status has transferred the caller.
         if answer.status == SIPTransferStatus.STS_TRANSFER_FAILED:
-            why = f"{SIPTransferReason.Name(answer.reason)} {answer.sip_status.status}"
+            # As JSON a reason is its name, or its number where our SDK is older than the server.
+            reason = MessageToDict(answer).get("reason", "it does not say why")
+            why = f"{reason} {answer.sip_status.status}"
             raise LineError(f"LiveKit: {one_line(why)}")
 
-    async def leave(self, room: str) -> None:
-        """Forget a call's room. One that is ours ends, and whoever is in it is hung up on."""
+    async def leave(self, room: str, *, end: bool = True) -> None:
+        """Forget a call's room. One that is ours ends, and whoever is in it is hung up on.
+
+        Args:
+            room: Its name.
+            end: Whether it may end; it goes on where another of our agents is there.
+        """
         from livekit.api import DeleteRoomRequest
 
         self._rooms.discard(room)
-        if not room.startswith(self._prefix):
+        if not end or not room.startswith(self._prefix):
             return
         try:
             async with self._api() as api:
                 await api.room.delete_room(DeleteRoomRequest(room=room))
         except _api_errors() as error:
             if getattr(error, "code", "") != "not_found":
-                logger.warning("a LiveKit room was not deleted: {}", one_line(error))
+                logger.warning("a LiveKit room was not deleted: {}", _why(error))
 
-    def _join(self, room: str, origin: Origin, voice: str | None = None) -> Call:
+    def _join(
+        self, room: str, origin: Origin, voice: str | None = None, *, reserved: bool = False
+    ) -> Call:
         """Begin the agent's call in a room.
 
         Raises:
@@ -323,21 +336,35 @@ class LiveKit:
         """
         from bot.server.livekit_transport import RoomTransport
 
-        token = self._token(room, f"{self._prefix}agent-{uuid4().hex}", agent=True)
+        ours = f"{self._prefix}agent-"
+        identity = f"{ours}{time.time_ns():x}-{uuid4().hex}"
+        token = self._token(room, identity, agent=True)
 
         def open_line() -> LiveKitLine:
             transport = RoomTransport(self.url, token, room, self._leaving)
             return LiveKitLine(self, room, transport, origin)
 
-        call = self._calls.start(open_line, voice)
+        call = self._calls.start(open_line, voice, reserved=reserved)
+        line = call.line
+        assert isinstance(line, LiveKitLine)
         self._rooms.add(room)
 
-        @call.line.transport.event_handler("on_join_failed")
+        @line.transport.event_handler("on_participant_connected")
+        async def give_way(_: object, other: str) -> None:
+            # Two processes that are told at one instant both join. Each sees the other, and both
+            # know by the names which of them has set out later.
+            is_agent = line.transport.participants().get(other) == Kind.AGENT
+            if is_agent and ours < other < identity:
+                line.gives_way = True
+                logger.info("call {}: another agent was in the LiveKit room before", call.id)
+                await call.cancel()
+
+        @line.transport.event_handler("on_join_failed")
         async def shut_out(_: object, why: str) -> None:
             logger.warning("call {}: the agent is not let into its LiveKit room: {}", call.id, why)
             await call.cancel()
 
-        @call.line.transport.event_handler("on_disconnected")
+        @line.transport.event_handler("on_disconnected")
         async def put_out(_: object) -> None:
             # The room was deleted, or the server cannot be reached any more.
             await call.cancel()
@@ -361,23 +388,41 @@ class LiveKit:
         """Refuse an event that is old or known.
 
         Raises:
-            HTTPException: 401 or 409.
+            HTTPException: 403 or 409.
         """
         oldest = time.time() - EVENT_SECONDS
         for known in [known for known, at in self._events.items() if at < oldest]:
             del self._events[known]
         if event.created_at < oldest:
-            raise HTTPException(401, "the event is too old")
+            raise HTTPException(403, "the event is too old")
         if not event.id or event.id in self._events:
             raise HTTPException(409, "the event was heard before")
         self._events[event.id] = event.created_at
 
-    def _api(self) -> "LiveKitAPI":
-        from aiohttp import ClientTimeout
+    @asynccontextmanager
+    async def _api(self, seconds: float = 0.0) -> AsyncIterator["LiveKitAPI"]:
+        """LiveKit's API, for one request.
+
+        Its client takes a timeout and hands none to aiohttp: a server that is silent would be
+        waited for forever.
+
+        Args:
+            seconds: How long it may take besides what it may always take.
+
+        Raises:
+            TimeoutError: It takes longer.
+        """
         from livekit.api import LiveKitAPI
 
-        timeout = ClientTimeout(total=API_SECONDS)
-        return LiveKitAPI(self.url, self._key, self._secret, timeout=timeout)
+        limit = API_SECONDS + seconds
+        try:
+            async with (
+                asyncio.timeout(limit),
+                LiveKitAPI(self.url, self._key, self._secret) as api,
+            ):
+                yield api
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {limit:g} seconds") from None
 
     def _token(self, room: str, identity: str, *, agent: bool = False) -> str:
         """What lets somebody into a room."""
@@ -402,7 +447,7 @@ def router(livekit: LiveKit) -> APIRouter:
     """
     api = APIRouter()
 
-    @api.post("/livekit/webhook", responses=answers(400, 401, 404, 409, 502, 503))
+    @api.post("/livekit/webhook", responses=answers(400, 404, 409, 502, 503))
     async def webhook(request: Request) -> dict[str, str]:
         if livekit.lacks:
             raise HTTPException(404, livekit.lacks)
@@ -438,3 +483,10 @@ def _api_errors() -> tuple[type[Exception], ...]:
     from livekit.api import ServerError
 
     return ServerError, ClientError, TimeoutError
+
+
+def _why(error: Exception) -> str:
+    """What LiveKit's API client raised, in one line."""
+    if getattr(error, "code", "") == "unauthenticated":
+        return "LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not the server's"
+    return one_line(error)

@@ -27,7 +27,8 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 EVERYWHERE = answers(403, 408, 413)
-"""What any request may be answered with: a foreign page, a body that is too slow or too large."""
+"""What any request may be answered with: a foreign page or a wrong signature; a body that is too
+slow or too large."""
 
 _SCHEMES = {
     "key": {

@@ -10,12 +10,24 @@ import base64
 import hmac
 import re
 import time
+from functools import partialmethod
 from secrets import token_hex
 
+import aioice.ice
 from aiortc import RTCIceServer
+from loguru import logger
 from pydantic import BaseModel
 
 from bot.settings import Settings
+
+STUN_SECONDS = 1.0
+"""How long a caller's answer waits for a STUN server, which is asked again after half of it."""
+
+# An answer goes out when all candidates are there. For a STUN server that is away aioice waits five
+# seconds, and aiortc, which asks the first server alone, has no parameter for it.
+aioice.ice.Connection.get_component_candidates = partialmethod(  # type: ignore[method-assign, assignment]
+    aioice.ice.Connection.get_component_candidates, timeout=STUN_SECONDS
+)
 
 
 class IceServer(BaseModel):
@@ -51,6 +63,7 @@ class IceServers:
         self._turn = settings.turn_urls
         self._seconds = settings.turn_seconds
         self._secret = settings.turn_secret
+        self._silent = False
 
     def for_caller(self) -> IceConfig | None:
         """What a caller is told, with a credential of its own; None where there is nothing."""
@@ -70,6 +83,23 @@ class IceServers:
         relays = [re.fullmatch(r"turn:([^?]+?)(\?transport=udp)?", url) for url in self._turn]
         stun = self._stun or [f"stun:{relay[1]}" for relay in relays if relay]
         return [RTCIceServer(urls=url) for url in stun]
+
+    def check(self, sdp: str) -> None:
+        """Log when the server that the agent asks begins to be silent.
+
+        Args:
+            sdp: The agent's side of a call, all candidates included.
+        """
+        asked = self.for_agent()
+        silent = bool(asked) and " typ srflx" not in sdp
+        if silent and not self._silent:
+            logger.warning(
+                "{} does not tell the agent its public address within {:g} s: callers behind other "
+                "networks may not reach it, and the first of --stun-servers should be another",
+                asked[0].urls,
+                STUN_SECONDS,
+            )
+        self._silent = silent
 
 
 def credential(secret: str, username: str) -> str:

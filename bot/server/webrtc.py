@@ -323,6 +323,7 @@ class Offers:
             answer = None
         if answer is None:
             raise HTTPException(400, "the offer cannot be answered; is its SDP whole?")
+        self._ice_servers.check(answer["sdp"])
         return answer
 
     async def _close(self, connection: SmallWebRTCConnection) -> None:

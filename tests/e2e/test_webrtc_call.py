@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
@@ -198,3 +200,17 @@ async def refused(server: AgentServer) -> None:
     assert refusal.value.status == httpx.codes.SERVICE_UNAVAILABLE
     assert int(refusal.value.retry_after or 0) > 0
     assert len(refusal.value.detail.splitlines()) == 1
+
+
+async def test_a_stun_server_that_is_away_holds_up_no_call() -> None:
+    """A call begins within three seconds all the same, and the log says once what is wrong."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"stun:127.0.0.1:{silent.getsockname()[1]}"
+        with AgentServer(*FLAGS, "--stun-servers", url) as server:
+            for _ in range(2):
+                began = time.monotonic()
+                async with WebRTCCaller(server.url) as caller:
+                    assert caller.connected_at - began < 3
+            server.wait_for_calls(0)
+            assert server.log.count(f"{url} does not tell the agent its public address") == 1

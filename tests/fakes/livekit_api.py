@@ -65,11 +65,13 @@ class FakeLiveKit:
         url: Its address, as `LIVEKIT_URL` has it.
         rooms: Its rooms, by name.
         people: Who is in them.
-        seats: The agents in them: one a room.
+        seats: The agents in them; of several in one room, the one that is left.
         deleted: The rooms that were deleted, in order.
         transfers: The transfers that were asked for.
         transfer_status: How those end.
+        transfer_reason: Why one fails; a server may know reasons that its SDKs do not know yet.
         down: Whether every request is answered with 503.
+        delay_answer: Seconds until any request is answered.
         no_media: Whether nobody can connect.
         delay_join: Seconds until an agent is let in.
         delay_subscription: Seconds until an agent's audio goes to whoever is there.
@@ -82,7 +84,9 @@ class FakeLiveKit:
     deleted: list[str] = field(default_factory=list)
     transfers: list[TransferSIPParticipantRequest] = field(default_factory=list)
     transfer_status: "SIPTransferStatus" = SIPTransferStatus.STS_TRANSFER_SUCCESSFUL
+    transfer_reason: int = SIPTransferReason.STR_REJECTED
     down: bool = False
+    delay_answer: float = 0.0
     no_media: bool = False
     delay_join: float = 0.0
     delay_subscription: float = 0.0
@@ -125,7 +129,7 @@ class FakeLiveKit:
         if self.transfer_status == SIPTransferStatus.STS_TRANSFER_FAILED:
             return TransferSIPParticipantResponse(
                 status=self.transfer_status,
-                reason=SIPTransferReason.STR_REJECTED,
+                reason=self.transfer_reason,  # type: ignore[arg-type]
                 sip_status=SIPStatus(code=SIPStatusCode.SIP_STATUS_BUSY_HERE, status="Busy Here"),
             )
         return TransferSIPParticipantResponse(status=self.transfer_status)
@@ -177,10 +181,16 @@ class FakeLiveKit:
         assert claims.video is not None
         name = claims.video.room
         room = self.rooms.setdefault(name, Room(name=name, sid=f"RM_{uuid4().hex[:12]}"))
-        self.seats[name] = AgentSeat(
-            room, claims.identity, self.people.get(name, {}), self.delay_subscription
-        )
-        return await self.seats[name].serve(request)
+        seat = AgentSeat(room, claims.identity, self.people.get(name, {}), self.delay_subscription)
+        if (before := self.seats.get(name)) and not before.gone.is_set():
+            seat.beside(before)
+            before.beside(seat)
+        self.seats[name] = seat
+        try:
+            return await seat.serve(request)
+        finally:
+            if before and not before.gone.is_set():
+                self.seats[name] = before
 
 
 def as_body(event: WebhookEvent) -> bytes:
@@ -251,6 +261,7 @@ def _twirp(
     """What answers a method, as Twirp's specification has it."""
 
     async def answer(request: web.Request) -> web.Response:
+        await asyncio.sleep(fake.delay_answer)
         try:
             if fake.down:
                 raise RefusedError(503, "unavailable", "no response from servers")

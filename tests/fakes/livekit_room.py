@@ -121,6 +121,13 @@ class AgentSeat:
         self.heard: list[Heard] = []
         self.pressed: list[str] = []
         self.gone = asyncio.Event()
+        self.info = ParticipantInfo(
+            sid=f"PA_{uuid4().hex[:12]}",
+            identity=identity,
+            kind=ParticipantInfo.Kind.AGENT,
+            state=ParticipantInfo.State.ACTIVE,
+        )
+        self._agents: list[ParticipantInfo] = []
         self._room = room
         self._people = people
         self._delay_subscription = delay_subscription
@@ -140,16 +147,11 @@ class AgentSeat:
         """Talk to the agent's SDK until it leaves."""
         self._socket = web.WebSocketResponse()
         await self._socket.prepare(request)
-        me = ParticipantInfo(
-            sid=f"PA_{uuid4().hex[:12]}",
-            identity=self.identity,
-            kind=ParticipantInfo.Kind.AGENT,
-            state=ParticipantInfo.State.ACTIVE,
-        )
+        people = [person.info for person in self._people.values()]
         join = JoinResponse(
             room=self._room,
-            participant=me,
-            other_participants=[person.info for person in self._people.values()],
+            participant=self.info,
+            other_participants=people + self._agents,
             server_version=SERVER_VERSION,
             subscriber_primary=True,
             ping_interval=10,
@@ -173,16 +175,21 @@ class AgentSeat:
             await asyncio.gather(self._from_agent.close(), self._to_agent.close())
         return self._socket
 
+    def beside(self, other: "AgentSeat") -> None:
+        """Tell the agent of another one in its room, from which it hears nothing."""
+        self._agents.append(other.info)
+        self._update(other.info)
+
     def person_joined(self, person: Person) -> None:
         """Tell the agent of someone, and have it hear them."""
-        self._update(person)
+        self._update(person.info)
         self._add_track(person)
         self._spawn(self._offer())
 
     def person_left(self, person: Person) -> None:
         """Tell the agent that someone has left."""
         person.info.state = ParticipantInfo.State.DISCONNECTED
-        self._update(person)
+        self._update(person.info)
 
     def put_out(self) -> None:
         """Have the agent leave, as it must when its room is deleted."""
@@ -198,8 +205,8 @@ class AgentSeat:
         )
         self._data.send(packet.SerializeToString())
 
-    def _update(self, person: Person) -> None:
-        update = ParticipantUpdate(participants=[person.info])
+    def _update(self, info: ParticipantInfo) -> None:
+        update = ParticipantUpdate(participants=[info])
         self._spawn(self._send(SignalResponse(update=update)))
 
     async def _send(self, response: SignalResponse) -> None:

@@ -244,7 +244,7 @@ async def test_where_daily_fails_a_caller_is_told_so(
         with pytest.raises(daily.HTTPException) as refused:
             await ours.start(daily.StartBody())
         assert refused.value.status_code == 502
-        assert len(ours._calls) == ours._making == 0
+        assert len(ours._calls) == ours._calls._reserved == 0
     assert api.rooms == {}
     text = "".join(log)
     assert "Daily makes no room" in text
@@ -383,7 +383,7 @@ async def test_a_call_that_cannot_be_put_through_ends(
 
 
 async def test_only_daily_may_tell_of_a_call(api: FakeDaily, engines: Engines) -> None:
-    """Unsigned, signed otherwise, altered, too old, too new: 401 before anything is asked."""
+    """Unsigned, signed otherwise, altered, too old, too new: 403 before anything is asked."""
     body, now = dialin(), time.time()
     other = "b3RoZXIgc2VjcmV0"
     bad = [
@@ -403,7 +403,7 @@ async def test_only_daily_may_tell_of_a_call(api: FakeDaily, engines: Engines) -
     async with serving(api, engines) as (server, http):
         for headers in bad:
             raw = {k: v.encode("latin-1") for k, v in headers.items()}
-            line_of(await http.post("/daily/dialin", content=body, headers=raw), 401)
+            line_of(await http.post("/daily/dialin", content=body, headers=raw), 403)
         assert len(server.calls) == 0
     assert api.requests == []
 
@@ -418,7 +418,7 @@ async def test_a_webhook_is_taken_once(
         assert (await http.post("/daily/dialin", content=body, headers=headers)).is_success
         await (await only(server.calls)).cancel()
         await until(lambda: not len(server.calls))
-        line_of(await http.post("/daily/dialin", content=body, headers=headers), 401)
+        line_of(await http.post("/daily/dialin", content=body, headers=headers), 403)
     assert len(api.made) == 1
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import httpx
 import jwt
@@ -19,7 +19,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from bot.agent import Agent, press_keys
-from bot.call import Call, EndReason
+from bot.call import Call, EndReason, TooManyCallsError
 from bot.engines import Engines, load_engines
 from bot.line import LineError
 from bot.server.livekit import LiveKitLine
@@ -324,6 +324,35 @@ async def test_a_server_that_is_away(
         assert len(house.calls) == 1
 
 
+async def test_a_key_that_is_not_the_servers(
+    settings: Settings, engines: Engines, fake: FakeLiveKit
+) -> None:
+    """The log names the settings that are wrong; the caller is told to look there."""
+    lines: list[str] = []
+    log = logger.add(lines.append, level="WARNING", format="{message}")
+    wrong = {"livekit_api_secret": SecretStr("x" * 40), "livekit_room": "hall"}
+    async with furnished(settings, engines, fake, **wrong) as house:
+        assert (await house.http.post("/start", json=START)).status_code == 502
+    logger.remove(log)
+    named = "LIVEKIT_API_KEY and LIVEKIT_API_SECRET are not the server's"
+    assert [named in line for line in lines] == [True] * 2
+
+
+async def test_a_server_that_is_silent(
+    settings: Settings, engines: Engines, fake: FakeLiveKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for LiveKit for longer than it may take: the start, a caller, an event."""
+    monkeypatch.setattr("bot.server.livekit.API_SECONDS", 0.2)
+    fake.delay_answer = 1.0
+    lines: list[str] = []
+    log = logger.add(lines.append, level="WARNING", format="{message}")
+    async with asyncio.timeout(3), furnished(settings, engines, fake, livekit_room="hall") as house:
+        assert (await house.http.post("/start", json=START)).status_code == 502
+        assert (await house.tell(fake.join("parley-one", "caller"))).status_code == 502
+    logger.remove(log)
+    assert [line.strip().endswith("no answer within 0.2 seconds") for line in lines] == [True] * 3
+
+
 async def test_a_busy_process_does_not_join(
     settings: Settings, engines: Engines, fake: FakeLiveKit
 ) -> None:
@@ -342,6 +371,26 @@ async def test_a_busy_process_does_not_join(
         assert (await house.tell(event)).status_code == 200
         (second,) = house.calls
         assert second is not first
+
+
+async def test_a_line_is_taken_while_its_room_is_made(
+    settings: Settings, engines: Engines, fake: FakeLiveKit
+) -> None:
+    """Of two who ask at one instant for the last line, one has a room, and the other has none."""
+    async with furnished(settings, engines, fake, max_calls=1) as house:
+        both = await asyncio.gather(*(house.http.post("/start", json=START) for _ in range(2)))
+        assert sorted(answer.status_code for answer in both) == [200, 503]
+        assert len(fake.rooms) == 1
+
+
+async def test_a_room_that_is_made_too_late_is_deleted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the process is told to stop meanwhile, the caller hears so, and the room ends."""
+    monkeypatch.setattr(house.server.calls, "start", Mock(side_effect=TooManyCallsError))
+    assert (await house.http.post("/start", json=START)).status_code == 503
+    assert house.livekit.rooms == {}
+    assert len(house.livekit.deleted) == 1
 
 
 async def test_a_room_is_joined_by_name(
@@ -420,7 +469,10 @@ async def test_a_telephone_caller_is_transferred(house: House, to: str, asked: s
 
 
 async def test_a_transfer_that_fails_says_why(house: House) -> None:
-    """A busy target, a caller without a telephone, and a server that is away: one line each."""
+    """A busy target, a caller without a telephone, and a server that is away: one line each.
+
+    So is a reason that our SDK has no name for.
+    """
     room = "parley-one"
     await house.tell(house.livekit.join(room, "caller"))
     seat = await house.until_seated(room)
@@ -434,6 +486,9 @@ async def test_a_transfer_that_fails_says_why(house: House) -> None:
     await until(lambda: len(line.transport.get_participants()) == 2)
     house.livekit.transfer_status = SIPTransferStatus.STS_TRANSFER_FAILED
     with pytest.raises(LineError, match="STR_REJECTED Busy Here"):
+        await line.transfer("+15105550199")
+    house.livekit.transfer_reason = 4711
+    with pytest.raises(LineError, match="4711 Busy Here"):
         await line.transfer("+15105550199")
     house.livekit.down = True
     with pytest.raises(LineError, match="no response"):
@@ -450,6 +505,31 @@ async def test_a_room_has_one_agent(house: House) -> None:
     house.livekit.join("parley-two", "another", ParticipantInfo.Kind.AGENT)
     assert (await house.tell(house.livekit.join("parley-two", "caller"))).status_code == 200
     assert len(house.calls) == 1
+
+
+async def test_two_processes_have_one_agent_in_a_room(
+    settings: Settings, engines: Engines, fake: FakeLiveKit
+) -> None:
+    """Told at one instant, both join; who set out later leaves, and the room goes on."""
+    fake.delay_join = 0.3
+    async with (
+        furnished(settings, engines, fake) as one,
+        furnished(settings, engines, fake) as two,
+    ):
+        event = fake.join("parley-one", "caller")
+        answers = await asyncio.gather(one.tell(event), two.tell(event))
+        assert [answer.status_code for answer in answers] == [200, 200]
+        begun = one.calls + two.calls
+        assert len(begun) == 2
+        await until(lambda: len(one.calls + two.calls) == 1)
+        (last,) = one.calls + two.calls
+        seat = fake.seats["parley-one"]
+        names = sorted(claims_of(call).identity for call in begun)
+        assert seat.identity == names[0] == claims_of(last).identity
+        await until(lambda: first_sound(seat.heard))
+        fake.leave("parley-one", "caller")
+        await settle(last)
+        assert fake.deleted == ["parley-one"]
 
 
 async def test_a_room_is_answered_again(house: House) -> None:
@@ -503,7 +583,7 @@ async def test_a_wrong_signature_begins_no_call(house: House) -> None:
         {"life": timedelta(minutes=-5)},
     ]
     for signature in wrong:
-        assert (await house.tell(event, **signature)).status_code == 401, signature
+        assert (await house.tell(event, **signature)).status_code == 403, signature
     assert house.calls == []
     assert (await house.tell(event)).status_code == 200
 
@@ -511,11 +591,11 @@ async def test_a_wrong_signature_begins_no_call(house: House) -> None:
 async def test_a_missing_signature_begins_no_call(house: House) -> None:
     """No header, or one that is no token, is refused; so is a token that names no algorithm."""
     body = as_body(house.livekit.join("parley-one", "caller"))
-    assert (await house.post(body, {})).status_code == 401
+    assert (await house.post(body, {})).status_code == 403
     unsigned = jwt.encode({"iss": KEY, "exp": 2**33}, "", algorithm="none")
     for authorization in ("", "Bearer", "e30.e30.e30", "x" * 5000, "\u00e4", unsigned):
         headers = {"Authorization": authorization.encode("latin-1")}
-        assert (await house.post(body, headers)).status_code == 401, authorization
+        assert (await house.post(body, headers)).status_code == 403, authorization
     assert house.calls == []
 
 
@@ -523,7 +603,7 @@ async def test_a_token_of_a_caller_is_no_signature(house: House) -> None:
     """What lets a caller into a room is signed with the same secret, but tells no events."""
     token = (await house.http.post("/start", json=START)).json()["token"]
     body = as_body(house.livekit.join("parley-one", "caller"))
-    assert (await house.post(body, {"Authorization": token})).status_code == 401
+    assert (await house.post(body, {"Authorization": token})).status_code == 403
     assert len(house.calls) == 1
 
 
@@ -531,7 +611,7 @@ async def test_a_tampered_body_is_refused(house: House) -> None:
     """A signature is good for one body."""
     body = as_body(house.livekit.join("elsewhere", "caller"))
     tampered = body.replace(b"elsewhere", b"parley-on")
-    assert (await house.post(tampered, signed(body))).status_code == 401
+    assert (await house.post(tampered, signed(body))).status_code == 403
     assert house.calls == []
 
 
@@ -544,7 +624,7 @@ async def test_an_event_is_heard_once(house: House) -> None:
     assert (await house.tell(event)).status_code == 409
     old = house.livekit.join("parley-two", "caller")
     old.created_at -= 3600
-    assert (await house.tell(old)).status_code == 401
+    assert (await house.tell(old)).status_code == 403
     nameless = house.livekit.join("parley-two", "caller")
     nameless.id = ""
     assert (await house.tell(nameless)).status_code == 409

@@ -255,7 +255,8 @@ def speak(record: Any, seconds: float, start: float = 0.0) -> None:
 def test_the_files_are_as_promised_and_private(tmp_path: Path) -> None:
     """A finished record has its files, which nobody else may read."""
     records = recorder(tmp_path / "calls")
-    origin = Origin("twilio", "CA1", caller="+4915112345678", called="sip:desk@example.org")
+    room = "parley-_+4915112345678_x"
+    origin = Origin("livekit", room, caller="+4915112345678", called="sip:desk@example.org")
     record = begin(records, origin=origin)
     record.note("agent-start", 0.5)
     record.note("word", 1.0, reply=1, text=" Hi")

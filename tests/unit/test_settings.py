@@ -83,13 +83,19 @@ SECRETS = {
 def test_a_secret_has_no_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, variable: str
 ) -> None:
-    """It comes from the environment alone, and is not shown when settings are printed."""
+    """It comes from the environment alone, as who tries a flag is told, and is never shown."""
     monkeypatch.setenv(variable, "sk-secret-of-some-length\n")
     loaded = settings.load([])
     assert getattr(loaded, name).get_secret_value() == "sk-secret-of-some-length"
     assert "sk-secret-of-some-length" not in repr(loaded)
-    with pytest.raises(SettingsError, match="there is no such flag"):
-        settings.load([f"--{name.replace('_', '-')}", "sk-secret-of-some-length"])
+    flag = f"--{name.replace('_', '-')}"
+    for argv in ([flag, "sk-secret-of-some-length"], [f"{flag}=sk-secret-of-some-length"]):
+        with pytest.raises(SettingsError) as error:
+            settings.load(argv)
+        assert str(error.value) == (
+            f"{flag}: there is no such flag; a secret is set in the environment or in .env: "
+            f"{variable}"
+        )
     with pytest.raises(SystemExit):
         settings.load(["--help"])
     assert f"--{name.replace('_', '-')}" not in capsys.readouterr().out
