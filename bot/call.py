@@ -115,7 +115,8 @@ class Call:
             about={"agent": agent.name, "voice": self.voice},
         )
         if self.record:
-            observers.append(FrameLog(self.record, line.transport))
+            wake_word = self._conversation.wake_word
+            observers.append(FrameLog(self.record, line.transport, wake_word=wake_word))
         self._worker = PipelineWorker(
             self._conversation.pipeline,
             params=PipelineParams(

@@ -61,10 +61,13 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from bot.agent import AgentFileError, load_agent
     from bot.call import Calls
     from bot.engines import load_engines
+    from bot.records import make_folder
     from bot.server.app import create_app
     from services import serve
     from services.process import freeze_garbage
 
+    if settings.record:
+        make_folder(settings.record)
     try:
         agent = load_agent(settings.agent)
     except AgentFileError as error:

@@ -226,11 +226,15 @@ class Files:
 
     def open(self) -> None:
         """Make the folder and the files."""
-        self._folder.mkdir(0o700, parents=True)
-        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        # Under its own name it is locked from the first moment on: who looks for old records must
+        # not take it for one whose process died.
+        fresh = self._folder.with_name(f".{self._folder.name}.new")
+        fresh.mkdir(0o700, parents=True)
+        self._lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_json(self._folder / SETTINGS, self._settings)
-        write_json(self._folder / CALL, {**self._about, "ended": None})
+        write_json(fresh / SETTINGS, self._settings)
+        write_json(fresh / CALL, {**self._about, "ended": None})
+        fresh.rename(self._folder)
         for name in (AUDIO, FRAMES, PEAKS):
             self._open.append(self._open_file(self._folder / name))
         self._write_header()

@@ -48,6 +48,10 @@ class RecordInUseError(Exception):
     """The call of this record goes on."""
 
 
+class RecordDamagedError(Exception):
+    """A file of this record is missing, or is not what was written."""
+
+
 class Records:
     """The folder of records. What is not `begin` may block: not for the event loop."""
 
@@ -65,12 +69,7 @@ class Records:
         self._settings = settings
         self._folder = folder
         self._open_file = open_file
-        try:
-            folder.mkdir(0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"--record: {folder}: {error.strerror}") from None
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise SettingsError(f"--record: {folder}: records cannot be written there")
+        make_folder(folder)
         self._writer = Writer()
 
     def begin(self, call_id: str, origin: Origin, *, rate: int, about: Mapping[str, Any]) -> Record:
@@ -121,15 +120,20 @@ class Records:
 
         Raises:
             FileNotFoundError: There is no such record.
+            RecordDamagedError: It cannot be read.
         """
         folder = self.folder(call_id)
-        about: dict[str, Any] = json.loads((folder / CALL).read_bytes())
-        seconds = (folder / PEAKS).stat().st_size / 2 / PEAKS_PER_SECOND
-        if about["ended"]:
-            said = json.loads((folder / TRANSCRIPT).read_bytes())["turns"]
-        else:
-            said = turns(read_journal(folder), read_peaks(folder))
-        return about | {"audio_seconds": seconds, "turns": said}
+        try:
+            about: dict[str, Any] = json.loads((folder / CALL).read_bytes())
+            seconds = (folder / PEAKS).stat().st_size / 2 / PEAKS_PER_SECOND
+            if about["ended"]:
+                said = json.loads((folder / TRANSCRIPT).read_bytes())["turns"]
+            else:
+                said = turns(read_journal(folder), read_peaks(folder))
+            return about | {"audio_seconds": seconds, "turns": said}
+        # Whoever can write there may have written anything.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RecordDamagedError(f"call {call_id}: {error!r}") from error
 
     def peaks(self, call_id: str, start: float, end: float, columns: int) -> dict[str, Any]:
         """How loud both sides were in a stretch of a call, from 0 to 255.
@@ -189,6 +193,10 @@ class Records:
         """Delete what is too old, and bring records to an end whose process died."""
         for leftover in self._folder.glob(".*.deleted"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for unbegun in self._folder.glob(".*.new"):
+            with suppress(OSError):
+                if time.time() - unbegun.stat().st_mtime > DAY_SECONDS:
+                    shutil.rmtree(unbegun)
         oldest = time.time() - self._settings.record_days * DAY_SECONDS
         for folder in self._folders():
             try:
@@ -218,6 +226,20 @@ class Records:
         gone = self._folder / f".{folder.name}.deleted"
         folder.rename(gone)
         shutil.rmtree(gone)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of records, if need be.
+
+    Raises:
+        SettingsError: Nothing can be written there.
+    """
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--record {folder}: {error.strerror}; name a folder") from None
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise SettingsError(f"--record {folder}: records cannot be written there")
 
 
 def settings_in_force(settings: Settings) -> dict[str, Any]:

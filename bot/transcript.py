@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from processors.digits import PREFIX
+
 PEAKS_PER_SECOND = 50
 """How finely a record notes how loud either side was."""
 
@@ -51,7 +53,9 @@ def turns(entries: Iterable[Mapping[str, Any]], peaks: Peaks) -> list[dict[str, 
             caller = None
         elif event == "heard" and entry["text"]:
             segments = [_to_the_end(segment, peaks[:, 0]) for segment in entry["segments"]]
-            caller = _add_caller(found, caller, segments, typed=False)
+            pressed = entry["text"].startswith(PREFIX)
+            turn = _add_caller(found, None if pressed else caller, segments, typed=False)
+            caller = None if pressed else turn
         elif event == "message":
             written = [m.get("content") for m in entry["messages"] if m.get("role") == "user"]
             for text in written:

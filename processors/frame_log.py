@@ -1,7 +1,8 @@
 """A call as its record has it: both sides' audio, and every frame that mattered, with its time."""
 
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pipecat.frames.frames import (
@@ -37,9 +38,10 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.observers.base_observer import BaseObserver, FramePushed
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 
+from processors.digits import PREFIX
 from processors.hang_up import HangUpFrame, TransferFrame
 
 PRE_ROLL_SECONDS = 1.0
@@ -47,6 +49,12 @@ PRE_ROLL_SECONDS = 1.0
 
 ONSET_SECONDS = 0.1
 """How much sooner speech may begin than the VAD believes, which has to be sure of it first."""
+
+MASKED_DIGITS = 4
+"""How long a number may be of which nothing is kept; of a longer one, the last two digits are."""
+
+_NUMBER = re.compile(r"\d([ -]?\d){2,}")
+"""Three digits or more, in groups or not."""
 
 Side: TypeAlias = Literal["caller", "agent"]
 
@@ -84,8 +92,23 @@ def _nothing(_: Any) -> dict[str, Any]:
     return {}
 
 
-def _keys(frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> dict[str, Any]:
-    return {"keys": frame.to_string()}
+def _masked(value: Any) -> Any:
+    """What a tool takes or gives, with no number whole: it may be a card's, or a code."""
+    if isinstance(value, str):
+        return _NUMBER.sub(lambda number: _mask(number[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    if isinstance(value, int) and _NUMBER.search(str(value)):
+        return _masked(str(value))
+    return value
+
+
+def _mask(number: str) -> str:
+    """The last two digits of a number, where it is long enough to keep the others secret."""
+    digits = re.sub(r"\D", "", number)
+    return f"***{digits[-2:]}" if len(digits) > MASKED_DIGITS else "***"
 
 
 def _voice(frame: TTSUpdateSettingsFrame) -> dict[str, Any]:
@@ -116,11 +139,15 @@ _NOTES: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     LLMFullResponseEndFrame: ("llm-end", _nothing),
     FunctionCallInProgressFrame: (
         "tool-call",
-        lambda f: {"tool": f.function_name, "id": f.tool_call_id, "arguments": f.arguments},
+        lambda f: {
+            "tool": f.function_name,
+            "id": f.tool_call_id,
+            "arguments": _masked(f.arguments),
+        },
     ),
     FunctionCallResultFrame: (
         "tool-result",
-        lambda f: {"tool": f.function_name, "id": f.tool_call_id, "result": f.result},
+        lambda f: {"tool": f.function_name, "id": f.tool_call_id, "result": _masked(f.result)},
     ),
     FunctionCallCancelFrame: (
         "tool-cancel",
@@ -131,9 +158,10 @@ _NOTES: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     TTSUpdateSettingsFrame: ("voice", _voice),
     BotStartedSpeakingFrame: ("agent-start", _nothing),
     BotStoppedSpeakingFrame: ("agent-stop", _nothing),
-    InputDTMFFrame: ("dtmf", lambda f: {"key": f.button.value}),
-    OutputDTMFFrame: ("dtmf-sent", _keys),
-    OutputDTMFUrgentFrame: ("dtmf-sent", _keys),
+    # Which key is not told: it may be one of a card's number, or of a code.
+    InputDTMFFrame: ("dtmf", _nothing),
+    OutputDTMFFrame: ("dtmf-sent", _nothing),
+    OutputDTMFUrgentFrame: ("dtmf-sent", _nothing),
     HangUpFrame: ("hang-up", lambda f: {"reason": f.reason}),
     # To whom is not told: it is a telephone number as a rule.
     TransferFrame: ("transfer", _nothing),
@@ -147,27 +175,35 @@ _NOTES: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
 class FrameLog(BaseObserver):
     """Takes down a call for its record.
 
-    **Audio** is what the input transport gave and what the output transport took: after a barge-in,
-    what was thrown away is not there. **Words** of the agent, too, count when the output transport
-    passes them on, right behind the audio in which they end (see `SpeechTTSService`). **The
-    caller's words** come with the times that the engine gives them in its stretch of audio, which
-    are brought to the call's clock: a stretch begins `PRE_ROLL_SECONDS` before the VAD noticed
-    speech, or where the stretch before it ended, and there is one transcript for each, in order.
+    **Audio** is what the agent could hear and what the output transport took: while it waits for
+    its wake word, the caller is not in it; nor is, after a barge-in, what was thrown away.
+    **Words** of the agent, too, count when the output transport passes them on, right behind the
+    audio in which they end (see `SpeechTTSService`). **The caller's words** come with the times
+    that the engine gives them in its stretch of audio, which are brought to the call's clock: a
+    stretch begins `PRE_ROLL_SECONDS` before the VAD noticed speech, or where the stretch before it
+    ended, and there is one transcript for each, in order.
 
     Times are Pipecat's clock as of the push, so that it does not matter when an observer's turn
     comes; they count from the caller's arrival.
     """
 
-    def __init__(self, journal: Journal, transport: BaseTransport) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        transport: BaseTransport,
+        *,
+        wake_word: FrameProcessor | None = None,
+    ) -> None:
         """Watch a call.
 
         Args:
             journal: Where it is taken down.
             transport: What carries the call.
+            wake_word: What keeps the caller's audio back until it may be heard, if anything does.
         """
         super().__init__()
         self._journal = journal
-        self._input = transport.input()
+        self._input = wake_word or transport.input()
         self._output = transport.output()
         self._zero: int | None = None
         self._replies: dict[str | None, int] = {}
@@ -191,7 +227,7 @@ class FrameLog(BaseObserver):
             self._journal.begin()
         at = max(0.0, (data.timestamp - self._zero) / 1e9)
         if isinstance(frame, InputAudioRawFrame):
-            if data.source is self._input and data.first_push:
+            if data.source is self._input:
                 self._journal.audio("caller", at, frame.audio, frame.sample_rate)
         elif isinstance(frame, OutputAudioRawFrame):
             self._agent_audio(data, frame, at)
@@ -253,6 +289,8 @@ class FrameLog(BaseObserver):
             for segment in getattr(getattr(verdict, "transcript", None), "segments", ())
         ]
         text = frame.text.strip()
+        if text.startswith(PREFIX):
+            text = PREFIX + _mask(text.removeprefix(PREFIX))
         if text and not segments:
             segments = [{"text": text, "start": round(first, 3), "end": round(last, 3)}]
         reason = getattr(verdict, "reason", None)

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, TypeVar
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from loguru import logger
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from bot.call import Calls
 from bot.record import TRANSCRIPT
-from bot.records import MAX_COLUMNS, RecordInUseError, Records
+from bot.records import MAX_COLUMNS, RecordDamagedError, RecordInUseError, Records
 from bot.server.openapi import answers
 
 SWEEP_SECONDS = 3600.0
@@ -24,6 +24,9 @@ PART_BYTES = 64 * 1024
 
 NO_STORE = {"Cache-Control": "no-store"}
 """What was said is not to stay in a browser's or a proxy's cache."""
+
+DAMAGED = "This record is damaged and cannot be shown; its sound may still be whole."
+"""What is said of a record that cannot be read."""
 
 T = TypeVar("T")
 
@@ -156,7 +159,8 @@ def router(calls: Calls) -> APIRouter:
         """Ask the records, outside the event loop.
 
         Raises:
-            HTTPException: 404, where there is no such record or none are kept.
+            HTTPException: 404, where there is no such record or none are kept; 409, where it is
+                damaged.
         """
         if calls.records is None:
             raise HTTPException(404, "no calls are recorded here; --record DIR does that")
@@ -164,11 +168,17 @@ def router(calls: Calls) -> APIRouter:
             return await asyncio.to_thread(question, calls.records)
         except FileNotFoundError:
             raise HTTPException(404, "there is no record of such a call") from None
+        except RecordDamagedError as error:
+            logger.warning("a record is damaged: {}", error)
+            raise HTTPException(409, DAMAGED) from None
 
-    @api.get("/calls/{call_id}", responses=answers(404))
+    @api.get("/calls/{call_id}", responses=answers(404, 409))
     async def record(call_id: str) -> Recorded:
         found = await ask(lambda records: records.read(call_id))
-        return Recorded(**found, in_progress=_goes_on(calls, call_id))
+        try:
+            return Recorded(**found, in_progress=_goes_on(calls, call_id))
+        except (ValidationError, TypeError):
+            raise HTTPException(409, DAMAGED) from None
 
     @api.delete("/calls/{call_id}", status_code=204, responses=answers(404, 409))
     async def delete(call_id: str) -> None:

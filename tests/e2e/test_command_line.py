@@ -58,6 +58,7 @@ def taken_port() -> Iterator[int]:
         (("--tts-voice", "en_US-nobody-medium/../x"), "en_US-nobody-medium/../x", "names are like"),
         (("--tts-voice", "missing.onnx"), "missing.onnx", "no voice file"),
         (("--agent", "missing.yaml"), "missing.yaml", "--agent"),
+        (("--record", "README.md"), "--record README.md", "name a folder"),
         (("--stt", "whisper", "--whisper-model", "enormous"), "enormous", "the sizes are"),
         (("--stt", "whisper", "--whisper-device", "cuda"), "'cuda'", "use auto or cpu"),
         (("--stt", "whisper", "--whisper-model", "a/b/c"), "--whisper-model", "a/b/c"),

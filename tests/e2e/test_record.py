@@ -352,9 +352,40 @@ class RecordPage(BrowserCaller):
         assert self._run(f"return {page}.scrollWidth <= {page}.clientWidth")
         self.screenshot(PICTURES / f"record-{theme}-{width}.png")
 
+    def keep(self, key: str) -> None:
+        """Have the tab keep a key, as an earlier page may have."""
+        self._driver.execute_script("sessionStorage.setItem('parley-key', arguments[0])", key)
+        self._driver.refresh()
+
+    def enter(self, key: str) -> None:
+        """Answer the page, which asks for its key."""
+        field = self.wait_for(
+            lambda: next(
+                (f for f in self._driver.find_elements("id", "key-text") if f.is_displayed()), None
+            ),
+            "the question for the key",
+        )
+        field.clear()
+        field.send_keys(key, Keys.ENTER)
+
     def delete(self) -> None:
         self.click("delete")
         self._driver.switch_to.alert.accept()
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_the_key_until_it_is_right(tmp_path: Path) -> None:
+    """What no header can carry is no key, which is said; so is that a key is wrong."""
+    flags, key = (*FLAGS, "--record", str(tmp_path)), 32 * "k"
+    server = AgentServer(*flags, env={"PARLEY_API_KEY": key})
+    with server, RecordPage(f"{server.url}/record.html", None) as page:
+        page.keep("schlüssel€")
+        for wrong, said in (("schlüssel€", "no letters with accents"), ("wrong", "is not the key")):
+            page.enter(wrong)
+            page.wait_for(lambda said=said: said in page.text("notice"), said)
+        page.enter(key)
+        page.wait_for(lambda: "No call has been recorded." in page.texts("#calls li"), "the list")
+        assert page.text("notice") == ""
 
 
 @pytest.mark.browser

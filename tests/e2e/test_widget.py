@@ -245,6 +245,7 @@ def test_two_widgets_share_the_page_and_one_call(
         caller.click("mute")
         caller.wait_for(lambda: level() == 0, "silence")
         assert caller.run("return shadow.querySelector('.mute').ariaPressed") == "true"
+        assert "Mute your microphone" in caller.accessible_names()
         caller.click("mute")
         caller.wait_for(lambda: level() > 20, "the caller's level again")
 
@@ -293,6 +294,54 @@ def test_no_style_leaks_either_way(server: AgentServer, site: Site, mouth: Mouth
         assert caller.host(HOST_LOOKS) == around
         caller.go(f"{site.url}/without")
         assert caller.host(HOST_LOOKS) == around
+
+
+def test_any_colour_can_be_read_on(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """Whatever the notation of the colour, text on it has contrast; nonsense is not taken."""
+    site.pages["/colour"] = page(script(server))
+    ink = (
+        "document.querySelector('parley-agent').setAttribute('color', arguments[0]);"
+        "const { color, backgroundColor } = getComputedStyle(shadow.querySelector('.connect'));"
+        "return [color, backgroundColor]"
+    )
+    dark, light = "rgb(23, 19, 16)", "rgb(255, 255, 255)"
+    with WidgetCaller(f"{site.url}/colour", mouth(1.0)) as caller:
+        caller.look(still=True)
+        caller.click("launcher")
+        assert caller.run(ink, "oklch(0.85 0.2 140)")[0] == dark
+        assert caller.run(ink, "lab(30 20 -60)")[0] == light
+        assert caller.run(ink, "gold") == [dark, "rgb(255, 215, 0)"]
+        assert caller.run(ink, "nonsense") == [light, "rgb(18, 120, 107)"]
+
+
+def test_words_have_the_direction_of_their_language(
+    server: AgentServer, site: Site, mouth: Mouth
+) -> None:
+    """A Hebrew sentence ends on the left, its question mark included, in an English panel too."""
+    site.pages["/rtl"] = page(script(server, 'data-agent="Rye" data-greeting="שלום, מה השעה?"'))
+    edges = (
+        "const text = shadow.querySelector('.greeting').firstChild;"
+        "return [0, text.length - 1].map((at) => {"
+        "  const range = document.createRange();"
+        "  range.setStart(text, at); range.setEnd(text, at + 1);"
+        "  return range.getBoundingClientRect().x; })"
+    )
+    with WidgetCaller(f"{site.url}/rtl", mouth(1.0)) as caller:
+        caller.click("launcher")
+        first, last = caller.run(edges)
+        assert last < first
+
+
+def test_a_token_that_is_none_is_refused_as_one(
+    server: AgentServer, site: Site, mouth: Mouth
+) -> None:
+    """What no header can carry is not taken for an origin that may not call."""
+    site.pages["/token"] = page(script(server, 'data-agent="Rye" data-token="tök€n"'))
+    with WidgetCaller(f"{site.url}/token", mouth(1.0)) as caller:
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state("error")
+        assert [event["detail"]["code"] for event in caller.events("error")] == ["refused"]
 
 
 def test_a_strict_policy_of_the_page_is_kept(server: AgentServer, site: Site, mouth: Mouth) -> None:

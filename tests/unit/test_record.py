@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import io
 import json
 import os
@@ -329,7 +330,7 @@ async def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(tmp_path: Pa
     record = begin(records)
     speak(record, 5)
     audio = tmp_path / ID / AUDIO
-    wait_until(lambda: audio.is_file() and audio.stat().st_size > 100_000)
+    wait_until(lambda: audio.is_file() and audio.stat().st_size > 222_000)
     before = audio.read_bytes()
     app = FastAPI()
     app.include_router(router(OfRecords(records)))
@@ -608,8 +609,78 @@ def test_the_latest_come_first(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     """The line names the setting and the folder."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match=r"--record: .*file"):
+    with pytest.raises(SettingsError, match=r"--record .*file"):
         recorder(tmp_path / "file" / "calls")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (TRANSCRIPT, None),
+        (TRANSCRIPT, "{"),
+        (TRANSCRIPT, "[]"),
+        (TRANSCRIPT, '{"turns": [1]}'),
+        (CALL, "{"),
+        (CALL, "[]"),
+        (CALL, "{}"),
+        (CALL, '{"ended": 1}'),
+        (CALL, '{"ended": null, "in_progress": 1}'),
+        ("peaks.bin", None),
+    ],
+)
+async def test_a_damaged_record_is_said_to_be_one(
+    tmp_path: Path, name: str, content: str | None
+) -> None:
+    """Whatever a file of it holds, the answer is a sentence, and the record can be deleted."""
+    records = recorder(tmp_path)
+    folder = finished(records, ID)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    app = FastAPI()
+    app.include_router(router(OfRecords(records)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as http:
+        answer = await http.get(f"/calls/{ID}")
+        assert (answer.status_code, "damaged" in answer.json()["detail"]) == (409, True)
+        assert (await http.delete(f"/calls/{ID}")).status_code == 204
+    records.close()
+
+
+def test_a_record_is_never_seen_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """Who looks for old records while one begins neither hinders it nor takes it for damaged."""
+    records = recorder(tmp_path, record_days=1e-9)
+    lock = fcntl.flock
+
+    def look_first(file: int, how: int) -> None:
+        if how & fcntl.LOCK_EX:
+            records.sweep()
+            with pytest.raises(FileNotFoundError):
+                records.delete(ID)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", look_first)
+    record = begin(records)
+    speak(record, 1)
+    record.note("end", reason="hangup")
+    record.end()
+    records.close()
+    assert log == []
+    assert records.read(ID)["complete"]
+    assert [path.name for path in tmp_path.iterdir()] == [ID]
+
+
+def test_a_record_that_never_came_to_be_is_cleared_away(tmp_path: Path) -> None:
+    """What a process left that died while a record began is deleted a day later."""
+    records = recorder(tmp_path, record_days=0)
+    for name, age in ((f".{ID}.new", 90_000), (f".{OTHER}.new", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    records.sweep()
+    records.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f".{OTHER}.new"]
 
 
 def test_settings_are_told_without_secrets() -> None:

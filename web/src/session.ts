@@ -1,4 +1,4 @@
-import { fetchWithKey } from "./key";
+import { fetchWithKey, isKey } from "./key";
 import { forbidden, type Problem, ProblemError, refused, UNREACHABLE } from "./problems";
 import { readDetail } from "./protocol";
 
@@ -24,6 +24,9 @@ export async function openSession(
   request: { transport: string; body?: object },
   signal: AbortSignal,
 ): Promise<unknown> {
+  if (token && !isKey(token)) {
+    throw new ProblemError(refused(401, "the token is none: no header can carry it", null));
+  }
   let response: Response;
   try {
     const own = !address && !token;

@@ -1,3 +1,5 @@
+import { keptKey } from "../key";
+
 /** What the server knows of recorded calls; `bot/server/records.py` has the other half. */
 
 export interface Stretch {
@@ -59,17 +61,10 @@ export class RefusedError extends Error {
   }
 }
 
-const KEY = "parley-key";
-
-/** Keeps the server's key for as long as the tab is open. */
-export function keepKey(key: string): void {
-  sessionStorage.setItem(KEY, key);
-}
-
 /** Asks the server, with the key if there is one. */
 export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
-  const key = sessionStorage.getItem(KEY);
+  const key = keptKey();
   if (key) headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(`./calls${path}`, { ...init, headers });
   if (!response.ok) {

@@ -1,5 +1,6 @@
 import { create } from "../dom";
-import { type About, ask, keepKey, type Recorded, RefusedError, record, records, type Turn } from "./api";
+import { isKey, keepKey, keptKey } from "../key";
+import { type About, ask, type Recorded, RefusedError, record, records, type Turn } from "./api";
 import { Player } from "./player";
 import { draw, Tiles } from "./waveform";
 
@@ -45,6 +46,10 @@ function complain(problem: unknown): void {
   if (problem instanceof RefusedError && problem.status === 401) {
     find("key").hidden = false;
     find("key-text").focus();
+    if (!keptKey()) return;
+    keepKey(null);
+    notice.textContent = "That is not the key of this server.";
+    notice.hidden = false;
     return;
   }
   notice.textContent = problem instanceof Error ? problem.message : String(problem);
@@ -142,7 +147,7 @@ class RecordPage {
     this.rows = call.turns.map(turnRow);
     find("turns").replaceChildren(...this.rows);
     find("record").hidden = false;
-    this.span = this.near.clientWidth < 600 ? 1 : 2;
+    this.span = this.near.clientWidth < 600 ? 0 : 1;
     this.wholeTiles = new Tiles(call.id, this.length, this.whole.clientWidth / 2, () => this.redraw());
     this.nearTiles = this.tiles();
     this.lanes.setAttribute("aria-valuemax", this.length.toFixed(0));
@@ -297,10 +302,10 @@ async function download(id: string, name: string): Promise<void> {
 }
 
 async function showRecord(id: string): Promise<void> {
+  find("back").hidden = false;
   const call = await record(id);
   document.title = `${when(call)} · Parley`;
   find("title").textContent = "Record of a call";
-  find("back").hidden = false;
   facts(call);
   new RecordPage(call);
   for (const button of document.querySelectorAll<HTMLElement>("[data-file]")) {
@@ -322,8 +327,14 @@ function open(): void {
 
 find<HTMLFormElement>("key").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepKey(find<HTMLInputElement>("key-text").value);
+  const key = find<HTMLInputElement>("key-text").value.trim();
+  if (!isKey(key)) {
+    complain("A key has no spaces, and no letters with accents: it is what PARLEY_API_KEY says.");
+    return;
+  }
+  keepKey(key);
   find("key").hidden = true;
+  find("notice").hidden = true;
   open();
 });
 open();

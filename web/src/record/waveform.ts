@@ -116,12 +116,22 @@ function drawWords(
   for (const [side, y] of [["caller", 9], ["agent", tall - 9]] as const) {
     context.fillStyle = colour(`--${side}-ink`);
     let free = Number.NEGATIVE_INFINITY;
+    let gap = true;
     for (const turn of view.turns) {
       if (turn.side !== side || turn.end < view.start - 10 || turn.start > view.end) continue;
       for (const stretch of side === "agent" ? turn.words : turn.segments) {
         const left = x(stretch.start);
-        // Words that would lie on one another are left out: they are below, too.
-        if (stretch.end < view.start - 10 || stretch.start > view.end || left < free) continue;
+        if (stretch.end < view.start - 10 || stretch.start > view.end) continue;
+        if (left < free) {
+          // Words that would lie on one another are left out: they are below, too.
+          if (!gap) {
+            context.fillText("…", free - 5, y);
+            free += context.measureText("…").width;
+          }
+          gap = true;
+          continue;
+        }
+        gap = false;
         context.fillText(stretch.text, left, y);
         free = left + context.measureText(stretch.text).width + 5;
       }

@@ -189,7 +189,8 @@ export class WidgetView {
     this.root.lang = language;
     this.root.dataset.position = options.position;
     this.root.dataset.transport = options.transport;
-    if (options.color) this.root.style.setProperty("--agent", options.color);
+    const known = options.color && CSS.supports("color", options.color);
+    if (known) this.root.style.setProperty("--agent", options.color);
     else this.root.style.removeProperty("--agent");
     this.name.textContent = options.agent;
     this.panel.setAttribute("aria-label", options.agent || words.agent);
@@ -202,8 +203,8 @@ export class WidgetView {
     label(this.send, words.send);
     label(this.hangUp, words.hangUp);
     for (const [level, name, text] of [
-      [this.callerLevel, words.caller, words.callerLevel],
-      [this.agentLevel, words.agent, words.agentLevel],
+      [this.callerLevel, this.names.caller, words.callerLevel],
+      [this.agentLevel, this.names.agent, words.agentLevel],
     ] as const) {
       level.setAttribute("aria-label", text);
       const shown = level.querySelector(".meter-name");
@@ -325,7 +326,9 @@ export class WidgetView {
     this.note.hidden = state.kind !== "idle";
     this.bar.hidden = !inCall;
     this.mute.setAttribute("aria-pressed", String(this.muted));
-    label(this.mute, this.muted ? words.unmute : words.mute);
+    // The state says whether it is pressed; a name that changed with it would deny it.
+    label(this.mute, words.mute);
+    if (this.muted) this.mute.title = words.unmute;
     this.caption.textContent = inCall ? words.inCall : words.open(options?.agent ?? "");
     label(this.launcher, this.caption.textContent);
     this.figure.show(this.figureState, this.muted);
