@@ -28,7 +28,7 @@ from bot import pipeline
 from bot.agent import Agent
 from bot.engines import VOICE_RATE, Engines
 from bot.line import Line, LineError
-from bot.records import Records
+from bot.records.folder import Records
 from bot.settings import Settings
 from processors.frame_log import FrameLog
 from processors.hang_up import HangUpFrame, TransferFrame

@@ -61,7 +61,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from bot.agent import AgentFileError, load_agent
     from bot.call import Calls
     from bot.engines import load_engines
-    from bot.records import make_folder
+    from bot.records.folder import make_folder
     from bot.server.app import create_app
     from services import serve
     from services.process import freeze_garbage

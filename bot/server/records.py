@@ -12,8 +12,8 @@ from loguru import logger
 from pydantic import BaseModel, ValidationError
 
 from bot.call import Calls
-from bot.record import TRANSCRIPT
-from bot.records import MAX_COLUMNS, RecordDamagedError, RecordInUseError, Records
+from bot.records.folder import MAX_COLUMNS, RecordDamagedError, RecordInUseError, Records
+from bot.records.record import TRANSCRIPT
 from bot.server.openapi import answers
 
 SWEEP_SECONDS = 3600.0

@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from bot.agent import Agent
 from bot.engines import Engines
-from bot.records import Records
+from bot.records.folder import Records
 from bot.settings import Settings
 from tests.callers.audio import Samples, speech_extent, transcribe
 from tests.callers.browser import BrowserCaller

@@ -19,7 +19,7 @@ from pipecat.processors.filters.identity_filter import IdentityFilter
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
 
-from bot.transcript import turns
+from bot.records.transcript import turns
 from processors.digits import PREFIX
 from processors.frame_log import FrameLog, Side
 

@@ -24,7 +24,8 @@ from pydantic import SecretStr
 
 from bot.call import Calls
 from bot.line import Origin
-from bot.record import (
+from bot.records.folder import RecordInUseError, Records, settings_in_force
+from bot.records.record import (
     AUDIO,
     BATCH,
     CALL,
@@ -38,11 +39,10 @@ from bot.record import (
     Track,
     open_private,
 )
-from bot.records import RecordInUseError, Records, settings_in_force
+from bot.records.transcript import PEAKS_PER_SECOND, Peaks, turns
 from bot.server import calls
 from bot.server.records import router
 from bot.settings import Settings
-from bot.transcript import PEAKS_PER_SECOND, Peaks, turns
 from services.settings import SettingsError
 
 RATE = 16000

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from loguru import logger
 
-from bot.transcript import PEAKS_PER_SECOND, turns
+from bot.records.transcript import PEAKS_PER_SECOND, turns
 from processors.frame_log import Side
 from services.audio import Resampler
 

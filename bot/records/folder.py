@@ -16,7 +16,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from bot.line import Origin, mask_number
-from bot.record import (
+from bot.records.record import (
     CALL,
     LOST,
     PEAKS,
@@ -31,8 +31,8 @@ from bot.record import (
     read_journal,
     read_peaks,
 )
+from bot.records.transcript import PEAKS_PER_SECOND, turns
 from bot.settings import Settings
-from bot.transcript import PEAKS_PER_SECOND, turns
 from services.serve import without_secrets
 from services.settings import SettingsError, masked
 

@@ -1,0 +1,1 @@
+"""The records of calls: kept, listed, deleted."""
