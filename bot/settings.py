@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from bot.line import is_number
-from services import settings as command_line
+from services import command_line
+from services.command_line import Program
 from services.reach import LOOPBACK, origin_of
 from services.settings import (
     Address,
@@ -20,7 +21,6 @@ from services.settings import (
     EngineSettings,
     Key,
     Place,
-    Program,
     SettingsError,
     secret,
     setting,

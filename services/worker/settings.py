@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from services import settings as settings_module
+from services import command_line
+from services.command_line import Program
 from services.reach import LOOPBACK
-from services.settings import CommaList, EngineSettings, Key, Program, secret, setting
+from services.settings import CommaList, EngineSettings, Key, SettingsError, secret, setting
 
 PROGRAM = Program(
     name="python -m services.worker",
@@ -116,9 +117,9 @@ def load(argv: Sequence[str], choices: Mapping[str, Sequence[str]]) -> WorkerSet
         SettingsError: A flag is unknown, a value is wrong, or there is nothing to do.
         SystemExit: `--help` was asked for and printed.
     """
-    settings = settings_module.load(WorkerSettings, PROGRAM, argv, choices)
+    settings = command_line.load(WorkerSettings, PROGRAM, argv, choices)
     if not settings.engine and not settings.stt:
-        raise settings_module.SettingsError(
+        raise SettingsError(
             "--engine: name what speaks, or with --stt what hears; both will do, too"
         )
     return settings
