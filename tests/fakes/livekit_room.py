@@ -288,7 +288,11 @@ class AgentSeat:
             await self._to_agent.setLocalDescription(await self._to_agent.createOffer())
             offer = SessionDescription(type="offer", sdp=self._to_agent.localDescription.sdp)
             await self._send(SignalResponse(offer=offer))
-            await asyncio.wait_for(self._answered.wait(), 5)
+            async with asyncio.timeout(5):
+                await self._answered.wait()
+                # aiortc never sends a track whose answer comes while it connects.
+                while self._to_agent.connectionState != "connected":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         self._spawn(self._listen(track))
