@@ -27,7 +27,7 @@ from pipecat.workers.runner import WorkerRunner
 from bot import pipeline
 from bot.agent import Agent
 from bot.engines import VOICE_RATE, Engines
-from bot.line import Line, LineError
+from bot.line import AnsweredBy, Line, LineError
 from bot.records.folder import Records
 from bot.settings import Settings
 from processors.frame_log import FrameLog
@@ -105,6 +105,7 @@ class Call:
             agent,
             settings,
             can_transfer=line.can_transfer,
+            detect_machine=self._detects_machine(),
             listen=engines.listen,
         )
         observers: list[BaseObserver] = [latency_observer(self._tell_latency)]
@@ -162,8 +163,27 @@ class Call:
     async def hang_up(self, reason: EndReason, say: str) -> None:
         """Interrupt the agent, have it say `say`, and end the call once that has been heard."""
         self._hanging_up.set()
-        await self._worker.rtvi.interrupt_bot()
-        await self._worker.queue_frame(HangUpFrame(goodbye=say, reason=reason.value))
+        frame = HangUpFrame(goodbye=say, reason=reason.value)
+        if detector := self._conversation.detector:
+            # Once it has detected a machine, it lets nothing through.
+            await detector.broadcast_interruption()
+            await detector.push_frame(frame)
+        else:
+            await self._worker.rtvi.interrupt_bot()
+            await self._worker.queue_frame(frame)
+
+    async def answered_by(self, who: AnsweredBy) -> None:
+        """Note who answered the agent's call, and do what the settings want done with a machine.
+
+        Args:
+            who: A person, or a machine.
+        """
+        # Carriers repeat themselves, and what is being said to the machine is not to stop for it.
+        again = self.line.origin.data.get("answered_by") == who
+        self.line.answered_by(who)
+        if who == "machine" and not again and self._settings.voicemail != "ignore":
+            message = self._agent.voicemail if self._settings.voicemail == "message" else ""
+            await self.hang_up(EndReason.VOICEMAIL, message)
 
     def voices(self) -> tuple[VoiceInfo, ...]:
         """The voices that the call may change to."""
@@ -236,6 +256,16 @@ class Call:
         async def idle(_: object) -> None:
             await self._prompt_idle_caller()
 
+        if detector := self._conversation.detector:
+
+            @detector.event_handler("on_conversation_detected")
+            async def person(_: object) -> None:
+                await self.answered_by("human")
+
+            @detector.event_handler("on_voicemail_detected")
+            async def machine(_: object) -> None:
+                await self.answered_by("machine")
+
         # Whatever was queued ahead of the frame has been played when it reaches the end.
         worker.set_reached_downstream_filter((EndWorkerFrame, TransferFrame))
 
@@ -246,6 +276,14 @@ class Call:
             else:
                 reason = str(frame.reason or EndReason.HANGUP)
                 await self._send({"type": "call-ended", "reason": reason})
+
+    def _detects_machine(self) -> bool:
+        """Whether the call is to find out by itself if a machine has answered it."""
+        if not self.line.detect_machine or self._settings.voicemail == "ignore":
+            return False
+        if not self._engines.judges:
+            logger.warning("call {}: only a language model could detect a machine", self.id)
+        return self._engines.judges
 
     async def _watch(self) -> None:
         """Greet the caller, and end a call that never connects or goes on for too long."""

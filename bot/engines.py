@@ -72,10 +72,12 @@ class Mind:
     Attributes:
         service: Makes one call's LLM service.
         close: Lets go of what the calls' services share.
+        judges: Whether it can be asked what something heard means; a few rules cannot.
     """
 
     service: Callable[[Agent], LLMService[Any]]
     close: Callable[[], Awaitable[None]]
+    judges: bool = True
 
 
 class Engines:
@@ -166,6 +168,11 @@ class Engines:
     def llm(self, agent: Agent) -> LLMService[Any]:
         """A call's mind."""
         return self._mind.service(agent)
+
+    @property
+    def judges(self) -> bool:
+        """Whether a call's mind can be asked what something heard means."""
+        return self._mind.judges
 
     def voices(self) -> tuple[VoiceInfo, ...]:
         """The voices that a call may have without a download, the settings' own first."""
@@ -353,7 +360,8 @@ def _mind(settings: Settings) -> tuple[Mind, Part]:
             return _openai(settings, None, ollama_base_url(settings.ollama_url), found), part
     better = "a language model: set OPENAI_API_KEY, or start Ollama"
     part = Part("thinks", "builtin", "a few rules", "built in", better)
-    return Mind(lambda agent: ResponderLLMService(name=agent.name), _nothing), part
+    rules = Mind(lambda agent: ResponderLLMService(name=agent.name), _nothing, judges=False)
+    return rules, part
 
 
 async def _nothing() -> None:

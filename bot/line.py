@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pipecat.transports.base_transport import BaseTransport
@@ -30,6 +30,10 @@ class Origin:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
+AnsweredBy = Literal["", "human", "machine"]
+"""Who answered a call of the agent's; empty while nobody knows."""
+
+
 class LineError(Exception):
     """The line cannot do what was asked; the message is one line."""
 
@@ -49,6 +53,9 @@ class Line:
     can_transfer: bool = False
     """Whether `transfer` works."""
 
+    detect_machine: bool = False
+    """Whether the call has to find out by itself if a machine has answered it."""
+
     connect_seconds: float | None = None
     """How long whoever is at the other end may take to come; None takes the setting."""
 
@@ -59,13 +66,22 @@ class Line:
             transport: What carries the audio.
             origin: Where the call comes from.
         """
+        self._data = dict(origin.data)
         self.transport = transport
-        self.origin = origin
+        self.origin = replace(origin, data=self._data)
 
     @property
     def occupied(self) -> bool:
         """Whether somebody is still there after another has left; the call then goes on."""
         return False
+
+    def answered_by(self, who: AnsweredBy) -> None:
+        """Note who answered the agent's call, as `answered_by` in its origin's data.
+
+        Args:
+            who: A person, or a machine.
+        """
+        self._data["answered_by"] = who
 
     async def until_heard(self) -> None:
         """Return once the other end hears what is said; the greeting waits for it a moment."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 from pipecat.audio.vad.vad_analyzer import VADParams
+from pipecat.classifiers.llm.classifier import LLMClassifier
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import (
@@ -28,9 +29,13 @@ from bot.settings import Settings
 from processors.digits import Digits, DigitsTurnStop
 from processors.hang_up import HangUp
 from processors.llm_apology import LLMApology
+from processors.machine_detector import MachineDetector
 from processors.wake_word import Listener, WakeWord
 from services.detectors import SharedSileroVADAnalyzer, SharedSmartTurnAnalyzer
 from services.tts.service import SpeechTTSService
+
+MACHINE_QUIET_SECONDS = 2.0
+"""How long a machine has to have been quiet before a message is left."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Conversation:
         context: What the LLM knows: what was said, and the tools.
         caller: Gathers the caller's turns.
         wake_word: What waits for the wake word, if anything does.
+        detector: What finds out whether a machine has answered, if anything does.
     """
 
     pipeline: Pipeline
     context: LLMContext
     caller: LLMUserAggregator
     wake_word: WakeWord | None
+    detector: MachineDetector | None
 
 
 def build(
@@ -59,6 +66,7 @@ def build(
     settings: Settings,
     *,
     can_transfer: bool = False,
+    detect_machine: bool = False,
     listen: Callable[[], Listener] | None = None,
 ) -> Conversation:
     """One call's conversation.
@@ -71,10 +79,18 @@ def build(
         agent: Who answers.
         settings: The settings in force.
         can_transfer: Whether the caller can be put through to somebody else.
+        detect_machine: Whether the LLM is to say if a machine has answered.
         listen: Begins to listen for the wake word; None where none is needed.
     """
     wake_word = listen and WakeWord(
         listen, seconds=settings.wake_seconds, greeting=agent.greeting, woken=agent.woken
+    )
+    # A message waits for the machine to be quiet; to hang up on it needs no waiting.
+    quiet = MACHINE_QUIET_SECONDS if settings.voicemail == "message" else 0
+    detector = (
+        MachineDetector(classifier=LLMClassifier(llm=llm), voicemail_response_delay=quiet)
+        if detect_machine
+        else None
     )
     context = LLMContext(tools=agent.tool_functions(can_transfer=can_transfer))
     caller, answers = LLMContextAggregatorPair(
@@ -98,6 +114,8 @@ def build(
             transport.input(),
             *([wake_word] if wake_word else []),
             stt,
+            # Without its gate, so that a person is not kept waiting.
+            *([detector] if detector else []),
             Digits(pause_seconds=settings.digits_seconds),
             caller,
             LLMApology(apology=agent.apology, out_of_order=agent.out_of_order),
@@ -108,7 +126,7 @@ def build(
             answers,
         ]
     )
-    return Conversation(pipeline, context, caller, wake_word)
+    return Conversation(pipeline, context, caller, wake_word, detector)
 
 
 def _turn_end(settings: Settings) -> BaseUserTurnStopStrategy:

@@ -110,7 +110,7 @@ def _address(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an address is like https://host:port/path")
-    return value
+    return value.rstrip("/")
 
 
 def _has_port(address: SplitResult) -> bool:
@@ -150,7 +150,7 @@ Key = Annotated[SecretStr, BeforeValidator(_key)]
 URL = AfterValidator(_address)
 
 Address = Annotated[str, URL]
-"""The `http` or `https` address of a server."""
+"""The `http` or `https` address of a server, without a slash at its end."""
 
 PLACE = AfterValidator(_workers)
 

@@ -59,7 +59,7 @@ def create_app(settings: Settings, engines: Engines, agent: Agent, calls: Calls)
     offers = webrtc.Offers(settings, engines, calls)
     daily_rooms = daily.Daily(settings, agent, calls)
     livekit_rooms = livekit.LiveKit(settings, agent, calls)
-    telephone = phone.Phone(settings, engines, agent, calls, {"daily": daily_rooms})
+    telephone = phone.Phone(settings, engines, calls, {"daily": daily_rooms})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -138,6 +138,7 @@ class DailyLine(Line):
         self.awaits_client = awaits_client
         self.connect_seconds = connect_seconds
         self.can_transfer = daily.dials and (dialin is not None or origin.outbound)
+        self.detect_machine = origin.outbound
         self._room_transport = transport
         self._daily = daily
         self._room = room
@@ -286,7 +287,7 @@ class Daily:
             "" if self.dials else "Daily calls telephones only with --daily-dialout"
         )
         self.agent_name = agent.name
-        self.api_url = settings.daily_api_url.rstrip("/")
+        self.api_url = settings.daily_api_url
         self.api_key = revealed(settings.daily_api_key)
         if settings.daily_room and (missing := daily_sdk_lacks()):
             raise SettingsError(f"--daily-room: {missing}")

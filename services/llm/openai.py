@@ -5,7 +5,8 @@ process, limits on how long the model may stay silent, and errors that name the 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -102,20 +103,56 @@ class OpenAICompatibleLLMService(OpenAILLMService):
         """
         limits = _Limits(self.silence_secs, self.total_secs)
         try:
-            async with asyncio.timeout_at(limits.deadline):
-                stream = await super().get_chat_completions(context)
+            with self._legible():
+                async with asyncio.timeout_at(limits.deadline):
+                    stream = await super().get_chat_completions(context)
         except (TimeoutError, openai.APITimeoutError) as error:
             raise limits.exceeded() from error
+        # The service iterates over the stream and closes it: all that the wrapper offers.
+        return cast("AsyncStream[ChatCompletionChunk]", _LimitedStream(stream, limits))
+
+    async def run_inference(
+        self,
+        context: LLMContext,
+        max_tokens: int | None = None,
+        system_instruction: str | None = None,
+        response_schema: dict[str, Any] | None = None,
+    ) -> str | None:
+        """The answer to `context` in one piece, outside the pipeline; see `LLMService`.
+
+        Args:
+            context: The conversation to answer.
+            max_tokens: The longest that the answer may be.
+            system_instruction: What stands in place of the agent's prompt.
+            response_schema: What JSON the answer is to be.
+
+        Raises:
+            LLMRefusedError: The endpoint refused the request.
+            ConnectionError: The endpoint cannot be reached.
+            openai.APITimeoutError: It does not answer in time.
+        """
+        with self._legible():
+            return await super().run_inference(
+                context, max_tokens, system_instruction, response_schema
+            )
+
+    @contextmanager
+    def _legible(self) -> Iterator[None]:
+        """Raise errors of the endpoint's, but for its silence, in words of our own.
+
+        Its own may quote the request, the key included, and what is raised reaches the log and the
+        caller's client.
+        """
+        try:
+            yield
+        except openai.APITimeoutError:
+            raise
         except openai.APIConnectionError as error:
             raise ConnectionError(
                 f"{self._host} cannot be reached: check OPENAI_BASE_URL and the network"
             ) from error
         except openai.APIStatusError as error:
-            # In words of our own: the endpoint's may quote the request, the key included, and what
-            # is raised here reaches the log and the caller's client.
             raise LLMRefusedError(self._refusal(error), error.status_code) from None
-        # The service iterates over the stream and closes it: all that the wrapper offers.
-        return cast("AsyncStream[ChatCompletionChunk]", _LimitedStream(stream, limits))
 
     @property
     def _host(self) -> str:

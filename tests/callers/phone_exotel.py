@@ -1,28 +1,76 @@
-"""Exotel, as its documentation describes it: the Voicebot applet and its socket's messages."""
+"""Exotel, as its documentation describes it: a flow of applets, and its socket's messages."""
 
 import base64
 import json
+import re
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import numpy as np
 
 from tests.callers.audio import Samples
-from tests.callers.phone import Audio, Clear, Mark, PhoneCaller
+from tests.callers.phone import Audio, Clear, Mark, PhoneCaller, reached_at
+
+SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 CALLER = "+919876543210"
 CALLED = "+918047491899"
 
 
-def applet_query(call_id: str) -> dict[str, str]:
-    """What the applet sends with its GET when someone calls."""
+def applet_query(call_id: str, *, outbound: bool = False) -> dict[str, str]:
+    """What an applet sends with its GET when someone calls, or is called."""
     return {
         "CallSid": call_id,
-        "CallFrom": CALLER,
-        "CallTo": CALLED,
-        "Direction": "incoming",
+        "CallFrom": CALLED if outbound else CALLER,
+        "CallTo": CALLER if outbound else CALLED,
+        "Direction": "outbound-dial" if outbound else "incoming",
         "Created": "2026-11-21 10:00:00",
     }
+
+
+class ExotelFlow:
+    """A flow: Voicebot, then Connect with a dynamic URL, then Hangup on all of its branches."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        """Make the flow, whose addresses end in `SECRET`.
+
+        Args:
+            http: A client whose base is the agent's address on loopback.
+        """
+        self._http = http
+
+    async def call(self, call_id: str | None = None, *, outbound: bool = False) -> "ExotelCaller":
+        """A call that the Voicebot applet asked about and is about to carry."""
+        call_id = call_id or uuid4().hex
+        query = applet_query(call_id, outbound=outbound)
+        response = await self._http.get(f"/phone/exotel/{SECRET}", params=query)
+        assert response.status_code == 200, response.text
+        return ExotelCaller(reached_at(str(self._http.base_url), response.json()["url"]), call_id)
+
+    async def go_on(self, caller: "ExotelCaller") -> list[str]:
+        """Go on once the agent has closed the socket.
+
+        Returns:
+            The numbers that the Connect applet dials; none where the flow hangs up.
+        """
+        await caller.wait_for_end()
+        query = {
+            **applet_query(caller.call_id),
+            "DialCallDuration": "0",
+            "CallType": "call-attempt",
+        }
+        response = await self._http.get(
+            f"/phone/exotel/connect/{SECRET}",
+            params=query,
+            headers={"Exotel-Version": "1.0"},
+        )
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert told.get("fetch_after_attempt", False) is False
+        numbers: list[str] = told["destination"]["numbers"]
+        assert all(re.fullmatch(r"\+[0-9]{6,15}", number) for number in numbers)
+        return numbers
 
 
 class ExotelCaller(PhoneCaller):

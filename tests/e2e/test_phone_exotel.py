@@ -11,18 +11,17 @@ from pydantic import SecretStr
 
 from bot.agent import Agent
 from bot.engines import Engines
+from bot.line import LineError
 from bot.settings import Settings
-from processors.hang_up import HangUpFrame
+from processors.hang_up import HangUpFrame, TransferFrame
 from tests.callers.local_server import LocalServer, serve
-from tests.callers.phone import RATE, reached_at
-from tests.callers.phone_exotel import CALLED, CALLER, ExotelCaller, applet_query
+from tests.callers.phone import RATE
+from tests.callers.phone_exotel import CALLED, CALLER, SECRET, ExotelFlow, applet_query
 from tests.callers.recordings import Recording
 from tests.e2e.test_phone_twilio import GREETING, understood, until
 from tests.fakes.carrier_api import CarrierApi, carrier_api
 
 PUBLIC = "https://agent.example.org"
-
-SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 AGENT = Agent(greeting=GREETING)
 
@@ -60,19 +59,16 @@ async def http(telephone: LocalServer) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def call(http: httpx.AsyncClient, call_id: str | None = None) -> ExotelCaller:
-    """A call that the applet asked about and is about to carry."""
-    call_id = call_id or uuid4().hex
-    response = await http.get(f"/phone/exotel/{SECRET}", params=applet_query(call_id))
-    assert response.status_code == 200, response.text
-    return ExotelCaller(reached_at(str(http.base_url), response.json()["url"]), call_id)
+@pytest.fixture
+def flow(http: httpx.AsyncClient) -> ExotelFlow:
+    return ExotelFlow(http)
 
 
 async def test_a_call_is_greeted_and_can_be_interrupted(
-    telephone: LocalServer, http: httpx.AsyncClient, recording: Recording
+    telephone: LocalServer, flow: ExotelFlow, recording: Recording
 ) -> None:
     """The greeting in words, in messages as Exotel wants them; who talks over it is let speak."""
-    async with await call(http) as caller:
+    async with await flow.call() as caller:
         began = await caller.wait_for_speech()
         over = await caller.wait_for_silence(began, hold=1.0)
         origin = next(iter(telephone.calls)).line.origin
@@ -80,7 +76,7 @@ async def test_a_call_is_greeted_and_can_be_interrupted(
         assert (origin.caller, origin.called) == (CALLER, CALLED)
         assert origin.data == {"order": "17"}
     await until(lambda: len(telephone.calls) == 0)
-    async with await call(http) as second:
+    async with await flow.call() as second:
         await second.wait_for_speech()
         cut = await second.say(recording("goforward", RATE))
         await second.wait_for_clear(after=cut.start)
@@ -90,15 +86,50 @@ async def test_a_call_is_greeted_and_can_be_interrupted(
 
 
 async def test_the_agents_hang_up_closes_the_socket_after_the_mark(
-    telephone: LocalServer, http: httpx.AsyncClient, api: CarrierApi
+    telephone: LocalServer, flow: ExotelFlow, api: CarrierApi
 ) -> None:
-    """Exotel has no other way to end a call; its flow goes on behind the applet."""
-    async with await call(http) as caller:
+    """Exotel has no other way to end a call; its flow then finds nobody to dial, and hangs up."""
+    async with await flow.call() as caller:
         await caller.wait_for_speech()
         await next(iter(telephone.calls))._worker.queue_frame(HangUpFrame(goodbye=""))
-        await caller.wait_for_end()
+        assert await flow.go_on(caller) == []
         assert caller.marks
     assert api.asked == []
+
+
+async def test_a_transfer_is_what_the_flow_dials(
+    telephone: LocalServer, flow: ExotelFlow, api: CarrierApi
+) -> None:
+    """The socket closes after the last word, and the flow is told the number; no other call is."""
+    async with await flow.call() as caller:
+        await caller.wait_for_speech()
+        (going,) = telephone.calls
+        await going._worker.queue_frame(TransferFrame(to="+4930123456"))
+        assert await flow.go_on(caller) == ["+4930123456"]
+        assert caller.marks
+        # Exotel repeats what was not answered in time.
+        assert await flow.go_on(caller) == ["+4930123456"]
+    await until(lambda: len(telephone.calls) == 0)
+    async with await flow.call() as other:
+        await other.wait_for_speech()
+        await next(iter(telephone.calls)).cancel()
+        assert await flow.go_on(other) == []
+    assert api.asked == []
+
+
+async def test_a_call_is_not_transferred_to_a_sip_address(
+    telephone: LocalServer, flow: ExotelFlow
+) -> None:
+    """The flow would dial nobody, so the call stays with the agent, which is told in a line."""
+    async with await flow.call() as caller:
+        await caller.wait_for_speech()
+        (going,) = telephone.calls
+        assert going.line.can_transfer
+        with pytest.raises(LineError, match=r"^exotel .*SIP.*$"):
+            await going.line.transfer("sip:desk@example.org")
+        assert not caller.ended_at
+        await going.cancel()
+        assert await flow.go_on(caller) == []
 
 
 @pytest.mark.parametrize(
@@ -112,9 +143,14 @@ async def test_the_agents_hang_up_closes_the_socket_after_the_mark(
         ("", "\u00e4", 403),
         ("", SECRET, 200),
         ("/" + SECRET, None, 200),
+        ("/connect", None, 403),
+        ("/connect/" + SECRET[:-1], None, 403),
+        ("/connect", SECRET[:-1], 403),
+        ("/connect", SECRET, 200),
+        ("/connect/" + SECRET, None, 200),
     ],
 )
-async def test_the_applet_needs_the_secret(
+async def test_an_applet_needs_the_secret(
     http: httpx.AsyncClient, path: str, password: str | None, status: int
 ) -> None:
     """It stands at the address's end, or is the password of Basic authentication."""
@@ -133,9 +169,9 @@ async def test_bad_credentials_are_refused(http: httpx.AsyncClient, credentials:
     assert (await http.get("/phone/exotel", headers=headers)).status_code == 403
 
 
-async def test_a_full_server_lets_the_flow_go_on(http: httpx.AsyncClient) -> None:
+async def test_a_full_server_lets_the_flow_go_on(http: httpx.AsyncClient, flow: ExotelFlow) -> None:
     """No socket is named, so that the applet has nothing to open."""
-    async with await call(http) as caller:
+    async with await flow.call() as caller:
         await caller.wait_for_speech()
         query = applet_query(uuid4().hex)
         response = await http.get(f"/phone/exotel/{SECRET}", params=query)
@@ -144,7 +180,7 @@ async def test_a_full_server_lets_the_flow_go_on(http: httpx.AsyncClient) -> Non
 
 
 async def test_someone_is_called(
-    telephone: LocalServer, http: httpx.AsyncClient, api: CarrierApi
+    telephone: LocalServer, http: httpx.AsyncClient, flow: ExotelFlow, api: CarrierApi
 ) -> None:
     """Exotel leads them into the flow, whose applet asks as for any call; it is known as ours."""
     call_id = uuid4().hex
@@ -158,8 +194,17 @@ async def test_someone_is_called(
     assert asked.form["From"] == CALLER
     assert asked.form["CallerId"] == CALLED
     assert asked.form["Url"].endswith("/acme1/exoml/start_voice/4711")
-    async with await call(http, call_id) as callee:
+    async with await flow.call(call_id) as callee:
         await callee.wait_for_speech()
         origin = next(iter(telephone.calls)).line.origin
         assert origin.outbound
         assert origin.data["why"] == "reminder"
+
+
+async def test_no_sip_address_is_called(http: httpx.AsyncClient, api: CarrierApi) -> None:
+    """Exotel's documents know numbers alone: a line says so, and Exotel is not asked."""
+    wanted = {"carrier": "exotel", "to": "sip:desk@example.org"}
+    response = await http.post("/calls", json=wanted)
+    assert response.status_code == 400
+    assert response.json()["detail"] == "exotel calls numbers alone: write one like +4930123456"
+    assert api.asked == []

@@ -23,10 +23,9 @@ from bot.engines import Engines
 from bot.server.phone import media
 from bot.server.phone.media import MediaSerializer
 from bot.settings import Settings
-from tests.callers import phone_plivo, phone_telnyx, phone_twilio, phone_vonage
+from tests.callers import phone_exotel, phone_plivo, phone_telnyx, phone_twilio, phone_vonage
 from tests.callers.phone import FRAME, PhoneCaller
 from tests.callers.phone_place import PUBLIC, Place, phone_place
-from tests.e2e import test_phone_exotel as exotel
 
 MESSAGES = 10_000
 """How many of them each carrier's sockets have to read during calls."""
@@ -44,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "telnyx": {"telnyx_public_key": phone_telnyx.PUBLIC_KEY, "telnyx_api_key": "KEY0123456789"},
     "plivo": {"plivo_auth_id": phone_plivo.ACCOUNT, "plivo_auth_token": phone_plivo.TOKEN},
-    "exotel": {"exotel_secret": exotel.SECRET},
+    "exotel": {"exotel_secret": phone_exotel.SECRET},
     "vonage": {
         "vonage_signature_secret": phone_vonage.SECRET,
         "vonage_application_id": phone_vonage.APPLICATION,
@@ -55,7 +54,7 @@ CALL: dict[str, Callable[[Place], Awaitable[PhoneCaller]]] = {
     "twilio": lambda place: phone_twilio.TwilioNetwork(place.http, PUBLIC).call(),
     "telnyx": lambda place: phone_telnyx.TelnyxNetwork(place.http, PUBLIC).call(),
     "plivo": lambda place: phone_plivo.PlivoNetwork(place.http, PUBLIC).call(),
-    "exotel": lambda place: exotel.call(place.http),
+    "exotel": lambda place: phone_exotel.ExotelFlow(place.http).call(),
     "vonage": lambda place: phone_vonage.VonageNetwork(place.http, PUBLIC).call(),
 }
 

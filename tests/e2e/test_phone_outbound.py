@@ -122,6 +122,13 @@ async def test_a_person_is_called_and_talked_to(open_place: Open) -> None:
             assert not callee.ended_at
 
 
+async def test_a_sip_address_is_called(open_place: Open) -> None:
+    """Twilio takes one where it takes a number."""
+    async with open_place() as place:
+        _, asked = await place_call(place, to="sip:desk@example.org;transport=tls")
+        assert asked.form["To"] == "sip:desk@example.org;transport=tls"
+
+
 async def test_a_machine_is_hung_up_on(open_place: Open) -> None:
     """A voicemail hears no message unless there is to be one."""
     async with open_place() as place:
@@ -205,7 +212,8 @@ async def test_a_full_server_places_no_call_and_answers_none(open_place: Open) -
         ({"carrier": "twilio", "to": "030123456"}, 422),
         ({"carrier": "twilio", "to": "+0123456789"}, 422),
         ({"carrier": "twilio", "to": "+49 30 123456"}, 422),
-        ({"carrier": "twilio", "to": "sip:x@example.org"}, 422),
+        ({"carrier": "twilio", "to": "sip:x"}, 422),
+        ({"carrier": "twilio", "to": f"sip:x@{'a' * 600}"}, 422),
         ({"carrier": "twilio", "to": "+1234567890123456"}, 422),
         ({"carrier": "twilio"}, 422),
         ({"carrier": "pigeon", "to": CALLEE}, 400),

@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from bot.engines import Engines
+from bot.server.phone import carrier
 from bot.settings import Settings
 from processors.hang_up import HangUpFrame, TransferFrame
 from tests.callers.phone import RATE
@@ -118,8 +119,10 @@ async def test_the_agents_hang_up_waits_for_the_checkpoint(
     assert (await place.asked()).path == f"{CALLS}{caller.call_id}/"
 
 
-async def test_a_transfer_is_asked_for_once(place: Place, plivo: PlivoNetwork) -> None:
-    """Plivo fetches who is to be dialled, at an address that does not tell, and that works once."""
+async def test_a_transfer_is_asked_for(
+    place: Place, plivo: PlivoNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plivo fetches who is to be dialled, at an address that does not tell, and may ask again."""
     async with await plivo.call() as caller:
         call = await place.only_call()
         await caller.wait_for_speech()
@@ -131,12 +134,15 @@ async def test_a_transfer_is_asked_for_once(place: Place, plivo: PlivoNetwork) -
         path = asked.json["aleg_url"].removeprefix(PUBLIC)
         assert (await place.http.post(path)).status_code == 403
         told = webhook(caller.call_id, Event="Transfer")
-        first, second = [await plivo.post(path, told) for _ in range(2)]
+        first, again = [await plivo.post(path, told) for _ in range(2)]
+        monkeypatch.setattr(carrier, "TRANSFER_SECONDS", 0)
+        late = await plivo.post(path, told)
         await caller.wait_for_end()
     await place.until_calls(0)
     dial = plivoxml.DialElement(caller_id=CALLED).add_number("+4930123456")
     assert same_xml(first.text, plivoxml.ResponseElement().add(dial))
-    assert "Dial" not in second.text
+    assert again.text == first.text
+    assert "Dial" not in late.text
     assert len(place.api.asked) == 1
 
 
@@ -168,6 +174,14 @@ async def test_the_agent_calls_and_hangs_up_on_a_machine(place: Place, plivo: Pl
         await caller.wait_for_end()
     await place.until_calls(0)
     assert [asked.method for asked in place.api.asked] == ["POST", "DELETE"]
+
+
+async def test_the_agent_calls_a_sip_address(place: Place) -> None:
+    """Plivo takes one where it takes a number."""
+    place.api.answer = lambda _: web.json_response({"request_uuid": str(uuid4())}, status=201)
+    wanted = {"carrier": "plivo", "to": "sip:john1234@phone.plivo.com"}
+    assert (await place.http.post("/calls", json=wanted)).status_code == 201
+    assert (await place.asked()).json["to"] == "sip:john1234@phone.plivo.com"
 
 
 URL = f"{PUBLIC}/phone/plivo"

@@ -157,6 +157,9 @@ async def test_the_agent_calls_and_speaks_to_a_machine_after_its_greeting(
     """A call is placed from the TeXML application; the machine hears a message, then it ends."""
     call_id = call_name()
     place.api.answer = lambda _: web.json_response({"call_sid": call_id, "status": "queued"})
+    sip = {"carrier": "telnyx", "to": "sip:desk@example.org"}
+    refused = await place.http.post("/calls", json=sip)
+    assert (refused.status_code, place.api.asked) == (400, [])
     placed = await place.http.post("/calls", json={"carrier": "telnyx", "to": CALLER})
     assert placed.status_code == 201, placed.text
     assert placed.json() == {"carrier": "telnyx", "id": call_id}

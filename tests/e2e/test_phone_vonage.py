@@ -1,7 +1,9 @@
 """Calls over Vonage, by a caller written from Vonage's documentation."""
 
+import io
 import json
 import time
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 from bot.engines import Engines
 from bot.settings import Settings
 from processors.hang_up import HangUpFrame, TransferFrame
-from tests.callers.audio import Samples
+from tests.callers.audio import Samples, level_db
 from tests.callers.phone import RATE
 from tests.callers.phone_place import PUBLIC, Place, phone_place
 from tests.callers.phone_vonage import (
@@ -105,7 +107,7 @@ async def test_a_call_is_greeted_and_interrupts(
 async def test_the_nccos_are_those_of_vonages_sdk(
     place: Place, vonage: VonageNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call is connected with a socket at 8 kHz; one too many ends, since nothing is busy."""
+    """A call is connected with a socket at 8 kHz; one too many hears a tone, and then ends."""
     call_id = str(uuid4())
     answer = await vonage.post("/phone/vonage", webhook(call_id))
     url = endpoint(answer)["uri"]
@@ -118,6 +120,38 @@ async def test_the_nccos_are_those_of_vonages_sdk(
     assert answer.json() == [made]
     monkeypatch.setattr(place.server.calls, "limit", 0)
     busy = await vonage.post("/phone/vonage", webhook(str(uuid4())))
+    tone = ncco.Stream(streamUrl=[f"{PUBLIC}/phone/busy.wav"], loop=6)
+    assert busy.json() == [tone.model_dump(mode="json", exclude_none=True)]
+
+
+async def test_the_busy_tone_is_a_sound_that_vonage_plays(place: Place) -> None:
+    """A 16-bit WAV file at 8 kHz, for anybody: half a second of 425 Hz, and as much silence."""
+    response = await place.http.get("/phone/busy.wav")
+    assert (response.status_code, response.headers["content-type"]) == (200, "audio/wav")
+    with wave.open(io.BytesIO(response.content)) as sound:
+        assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, RATE)
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
+    tone, pause = samples[: RATE // 2], samples[RATE // 2 :]
+    assert pytest.approx(425, abs=5) in frequencies(tone)
+    assert level_db(tone) > -20
+    assert len(pause) == RATE // 2
+    assert not pause.any()
+
+
+async def test_our_own_call_that_cannot_be_carried_just_ends(
+    place: Place, vonage: VonageNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom the agent has called is not told that they are busy."""
+    call_id = str(uuid4())
+    place.api.answer = lambda _: web.json_response({"uuid": call_id}, status=201)
+    wanted = {"carrier": "vonage", "to": "sip:desk@example.org"}
+    assert (await place.http.post("/calls", json=wanted)).status_code == 201
+    asked = (await place.asked()).json
+    assert asked["to"] == [{"type": "sip", "uri": "sip:desk@example.org"}]
+    requests.CreateCallRequest(**{**asked, "from_": asked["from"]})
+    monkeypatch.setattr(place.server.calls, "limit", 0)
+    path = asked["answer_url"][0].removeprefix(PUBLIC)
+    busy = await vonage.post(path, webhook(call_id, **{"from": CALLED, "to": CALLER}))
     assert (busy.status_code, busy.json()) == (200, [])
 
 

@@ -72,14 +72,16 @@ class FakeLine(Line):
 
     can_transfer = True
 
-    def __init__(self, *, failure: str = "") -> None:
+    def __init__(self, *, failure: str = "", detect_machine: bool = False) -> None:
         """Make a line.
 
         Args:
             failure: Why transfers do not work; empty where they do.
+            detect_machine: As for any line.
         """
         self.fake = FakeTransport()
         super().__init__(self.fake, Origin("fake"))
+        self.detect_machine = detect_machine
         self.failure = failure
         self.transferred: list[tuple[str, int]] = []
         self.asked = asyncio.Event()

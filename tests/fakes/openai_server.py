@@ -3,7 +3,8 @@
 It speaks the chat-completions API as OpenAI does (https://platform.openai.com/docs/api-reference/chat):
 server-sent events that begin with an empty delta and end with a usage report and `[DONE]`, tool
 calls in fragments, errors in OpenAI's envelope, and a 400 for a conversation whose tool results do
-not answer the calls. It also answers `GET /api/tags`, as Ollama does.
+not answer the calls. A request for JSON of a schema (structured outputs) is answered in one piece.
+It also answers `GET /api/tags`, as Ollama does.
 
 It speaks and hears as https://platform.openai.com/docs/api-reference/audio says: samples in chunks
 of any size, transcripts in the format asked for, and a 400 for what the documentation excludes.
@@ -14,7 +15,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -119,6 +120,9 @@ class FakeOpenAI:
         tags: The models that `GET /api/tags` lists; None hangs.
         lists: What it answers on `GET /v1/…` by path, for example `{"voices": {"voices": []}}`.
         transcripts: The formats that its model can transcribe to.
+        judge: Makes the object that answers a request for JSON of a schema, from its last message;
+            None refuses such requests.
+        judged: What `judge` was asked.
     """
 
     def __init__(self, *answers: Answer, api_key: str = "sk-fake") -> None:
@@ -130,6 +134,8 @@ class FakeOpenAI:
         self.tags: Sequence[dict[str, Any]] | None = ()
         self.lists: dict[str, Any] = {}
         self.transcripts = {"json", "text", "srt", "verbose_json", "vtt"}
+        self.judge: Callable[[str], Any] | None = None
+        self.judged: list[str] = []
         self._answers = list(answers)
         app = web.Application(client_max_size=32 << 20)
         app.router.add_post("/v1/chat/completions", self._complete)
@@ -173,6 +179,8 @@ class FakeOpenAI:
         if not self._knows(request):
             return _error(WRONG_KEY)
         body = await request.json()
+        if self.judge and not body.get("stream"):
+            return self._judge(body, self.judge)
         self.requests.append(body)
         if mistake := _mistake(body):
             return _error(Refusal(400, mistake, "invalid_request_error"))
@@ -196,6 +204,27 @@ class FakeOpenAI:
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    def _judge(self, body: dict[str, Any], judge: Callable[[str], Any]) -> web.Response:
+        """Answer with JSON of the schema that is asked for."""
+        wanted = body.get("response_format") or {}
+        schema = wanted.get("json_schema") or {}
+        if wanted.get("type") != "json_schema" or not schema.get("name"):
+            return _error(Refusal(400, "this server only streams, but for JSON of a schema"))
+        if mistake := _schema_mistake(schema["schema"]):
+            return _error(Refusal(400, mistake, "invalid_request_error", "response_format"))
+        self.judged.append(body["messages"][-1]["content"])
+        message = {"role": "assistant", "content": json.dumps(judge(self.judged[-1]))}
+        return web.json_response(
+            {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": body["model"],
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 7, "total_tokens": 14},
+            }
+        )
 
     async def _speak(self, request: web.Request) -> web.StreamResponse:
         if not self._knows(request):
@@ -332,6 +361,18 @@ def _mistake(body: dict[str, Any]) -> str | None:
             return f"messages[{number}]: tool calls before it have no answer: {sorted(waiting)}"
         waiting |= {call["id"] for call in message.get("tool_calls") or ()}
     return None
+
+
+def _schema_mistake(schema: dict[str, Any]) -> str | None:
+    """What OpenAI would not accept in a strict schema: each object says all that it may have."""
+    if schema.get("type") != "object":
+        return None
+    properties = schema.get("properties", {})
+    if schema.get("additionalProperties") is not False:
+        return "'additionalProperties' is required to be supplied and to be false"
+    if set(schema.get("required", ())) != set(properties):
+        return "'required' is required to include every key in properties"
+    return next(filter(None, map(_schema_mistake, properties.values())), None)
 
 
 def _speech_mistake(body: dict[str, Any]) -> str | None:

@@ -489,6 +489,22 @@ async def test_a_telephone_is_greeted_when_it_is_answered(
     assert api.rooms == {}
 
 
+async def test_a_sip_address_is_called(
+    api: FakeDaily, engines: Engines, sdk: list[FakeCallClient]
+) -> None:
+    """Asked for over HTTP as a number is; the call finds out by itself if a machine answers."""
+    async with serving(api, engines) as (server, http):
+        wanted = {"carrier": "daily", "to": "sip:desk@example.org", "data": {"order": "17"}}
+        placed = await http.post("/calls", json=wanted)
+        assert placed.status_code == 201, placed.text
+        await until(lambda: sdk and sdk[0].dialled)
+        assert sdk[0].dialled == [{"sipUri": "sip:desk@example.org"}]
+        line = (await only(server.calls)).line
+        assert line.detect_machine
+        line.answered_by("human")
+        assert line.origin.data == {"order": "17", "answered_by": "human"}
+
+
 async def test_a_telephone_that_is_not_reached_is_called_again(
     api: FakeDaily, engines: Engines, sdk: list[FakeCallClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:

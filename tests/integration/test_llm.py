@@ -17,13 +17,14 @@ from pipecat.frames.frames import (
     TTSSpeakFrame,
 )
 from pipecat.metrics.metrics import LLMUsageMetricsData
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.llm_service import FunctionCallParams
 from pipecat.utils.errors import ErrorCategory
 
 from bot.agent import end_call, roll_dice
 from services.llm import ollama
 from services.llm.ollama import find_ollama, ollama_base_url
-from services.llm.openai import openai_llm
+from services.llm.openai import LLMRefusedError, openai_llm
 from services.openai_endpoint import OPENAI_URL, openai_client
 from tests.fakes.openai_server import Drop, FakeOpenAI, Refusal, Silence, Text, ToolCall
 from tests.fakes.text_call import APOLOGY, GOODBYE, OUT_OF_ORDER, TextCall
@@ -72,6 +73,29 @@ async def test_streams_an_answer() -> None:
         ]
         used = [d for f in call.seen(MetricsFrame) for d in f.data]
         assert [d.value.total_tokens for d in used if isinstance(d, LLMUsageMetricsData)] == [11]
+
+
+async def test_answers_in_one_piece_outside_a_call() -> None:
+    """What is asked for as JSON of a schema comes as that; a refusal names the setting alone."""
+    question = LLMContext([{"role": "user", "content": "Is it one?"}])
+    schema = {
+        "type": "object",
+        "properties": {"one": {"type": "boolean"}},
+        "required": ["one"],
+        "additionalProperties": False,
+    }
+    async with FakeOpenAI() as server:
+        server.judge = lambda asked: {"one": asked == "Is it one?"}
+        for key in (server.api_key, "sk-wrong-and-secret"):
+            async with openai_client(key, server.base_url) as client:
+                llm = openai_llm(client, model="fake-1", system_instruction="", silence_secs=9)
+                answer = llm.run_inference(question, response_schema=schema)
+                if key == server.api_key:
+                    assert await answer == '{"one": true}'
+                    continue
+                with pytest.raises(LLMRefusedError, match="OPENAI_API_KEY") as refused:
+                    await answer
+                assert "secret" not in str(refused.value)
 
 
 async def test_a_tool_goes_there_and_back() -> None:

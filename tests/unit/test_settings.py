@@ -51,6 +51,16 @@ def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], said: str) -> N
     assert "\n" not in str(error.value)
 
 
+def test_an_address_ends_in_no_slash() -> None:
+    """Paths are put behind an address, whichever setting it is and however it was written."""
+    urls = [name for name in settings.Settings.model_fields if name.endswith(("_url", "_hub"))]
+    urls.remove("livekit_url")  # It is for LiveKit's SDKs alone.
+    assert len(urls) > 8
+    for name in urls:
+        loaded = settings.load([f"--{name.replace('_', '-')}", "https://host:1/path//"])
+        assert getattr(loaded, name) == "https://host:1/path"
+
+
 def test_a_wrong_variable_is_named_as_it_was_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A value from the environment is blamed on the variable, not on a flag nobody typed."""
     monkeypatch.setenv("PARLEY_PORT", "many")

@@ -6,16 +6,18 @@ media socket, and opens that socket. `media` and `routes` do what is alike for a
 
 import asyncio
 import json
+import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from starlette.responses import Response
 
-from bot.line import LineError, Origin
+from bot.line import AnsweredBy, LineError, Origin
 from bot.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ RING_SECONDS = 60
 
 MAX_FIELDS = 200
 """The most fields of a form; carriers send some forty."""
+
+TRANSFER_SECONDS = 60.0
+"""How long a carrier that asks where a call goes may ask, and ask again."""
+
+MAX_TRANSFERS = 1000
+"""Transfers that may wait for a carrier to ask where they go."""
 
 
 class HandshakeError(Exception):
@@ -98,7 +106,36 @@ class Start:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
-AnsweredBy = Literal["", "human", "machine"]
+class Transfers:
+    """Where calls go whose carrier asks us for it; forgotten after `TRANSFER_SECONDS`."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._waiting: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def add(self, key: str, to: str) -> None:
+        """Wait to be asked; of `MAX_TRANSFERS` the oldest is forgotten.
+
+        Args:
+            key: What will be asked with.
+            to: A number in E.164, or a SIP address.
+        """
+        self._waiting.pop(key, None)
+        self._waiting[key] = to, time.monotonic()
+        if len(self._waiting) > MAX_TRANSFERS:
+            self._waiting.popitem(last=False)
+
+    def find(self, key: str) -> str:
+        """Where a call goes, as often as it is asked: carriers repeat what was not answered.
+
+        Args:
+            key: What is asked with.
+
+        Returns:
+            Empty where nothing waits under this key, or no longer.
+        """
+        to, at = self._waiting.get(key, ("", 0.0))
+        return to if time.monotonic() - at < TRANSFER_SECONDS else ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +154,7 @@ class Report:
 
 
 class Carrier(ABC):
-    """One carrier. It holds no state of its calls.
+    """One carrier. It holds no state of its calls, but where they are being transferred to.
 
     Everything up to `report` is called for requests of anyone, so `verify` comes before all else.
     """
@@ -125,7 +162,11 @@ class Carrier(ABC):
     name: ClassVar[str]
     """In paths and settings, and the `transport` of its calls' origins."""
 
-    can_transfer: ClassVar[bool] = True
+    dials_sip: ClassVar[bool] = False
+    """Whether its documents let calls be placed to SIP addresses."""
+
+    detects_machines: ClassVar[bool] = True
+    """Whether it can tell that a machine has answered a call of ours."""
 
     binary_audio: ClassVar[bool] = False
     """Whether audio comes in binary messages; they are junk where it does not."""
@@ -142,7 +183,7 @@ class Carrier(ABC):
         """
         self.settings = settings
         self.http = http
-        self.public_url = (settings.public_url or "").rstrip("/")
+        self.public_url = settings.public_url or ""
         """Our address as the carrier reaches it; empty if it is not set."""
 
     # Settings
@@ -258,6 +299,7 @@ class Carrier(ABC):
             LineError: The carrier did not.
         """
 
+    @abstractmethod
     async def transfer(self, origin: Origin, to: str) -> None:
         """Connect the other end of a call with someone else, and leave it.
 
@@ -268,7 +310,6 @@ class Carrier(ABC):
         Raises:
             LineError: The carrier did not.
         """
-        raise LineError(f"a call over {self.name} cannot be transferred")
 
     @abstractmethod
     async def dial(self, to: str, answer_url: str, events_url: str) -> str:
@@ -279,7 +320,7 @@ class Carrier(ABC):
         person waiting.
 
         Args:
-            to: A number in E.164.
+            to: A number in E.164, or, where `dials_sip`, a SIP address.
             answer_url: What the carrier asks for the document when they answer.
             events_url: What it tells about the call, voicemail included.
 

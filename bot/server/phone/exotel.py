@@ -4,7 +4,8 @@ Exotel signs nothing. The address that its applet asks for the socket's therefor
 and the socket's own in a ticket that only who knew the secret was given.
 
 Facts are from Exotel's documentation: "Working with the Stream and Voicebot Applet", "AgentStream:
-WebSocket protocol", "Outgoing call to connect a number to a call flow".
+WebSocket protocol", "Outgoing call to connect a number to a call flow", "Programmable Connect:
+Working with Connect Applet (Dynamic URL)".
 """
 
 import base64
@@ -16,20 +17,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httpx
 from starlette.responses import JSONResponse, Response
 
-from bot.line import Origin
+from bot.line import LineError, Origin, is_sip
 from bot.server.phone.carrier import (
     RING_SECONDS,
     Carrier,
     HandshakeError,
     Start,
+    Transfers,
     Webhook,
     parse_object,
     started,
     text_of,
 )
 from bot.server.signatures import SignatureError
+from bot.settings import Settings
 from services.settings import revealed
 
 if TYPE_CHECKING:
@@ -39,16 +43,33 @@ if TYPE_CHECKING:
 RATE = "8000"
 """Samples a second, as the applet's setting and the start have it."""
 
+CONNECT = "connect"
+"""What stands before the secret in the path that a Connect applet asks at."""
+
 
 class Exotel(Carrier):
-    """Exotel. Its flow carries a call on when the socket closes: to a Hangup applet, or further."""
+    """Exotel. Its flow carries a call on when the socket closes.
+
+    A Connect applet behind the Voicebot applet then asks whom to dial: nobody, unless the call was
+    transferred.
+    """
 
     name = "exotel"
 
-    can_transfer = False
+    detects_machines = False
 
     # Messages of less than 3200 bytes may stutter, and those of no multiple of 320 do.
     chunk_ms = 200
+
+    def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
+        """Read what Exotel needs from the settings.
+
+        Args:
+            settings: The settings in force.
+            http: What its REST API is asked with.
+        """
+        super().__init__(settings, http)
+        self._transfers = Transfers()
 
     def lacks(self) -> str:
         """What is not set."""
@@ -73,6 +94,15 @@ class Exotel(Carrier):
         right = revealed(self.settings.exotel_secret).encode()
         if not right or True not in [hmac.compare_digest(g.encode(), right) for g in given]:
             raise SignatureError("the secret is wrong or missing")
+
+    def document(self, webhook: Webhook) -> Response | None:
+        """Whom a Connect applet is to dial: nobody, where the agent did not transfer the call."""
+        path = webhook.url.removeprefix(f"{self.public_url}/phone/{self.name}/").partition("?")[0]
+        if path.partition("/")[0] != CONNECT:
+            return None
+        to = self._transfers.find(webhook.query.get("CallSid", ""))
+        destination = {"numbers": [to] if to else []}
+        return JSONResponse({"fetch_after_attempt": False, "destination": destination})
 
     def origin(self, webhook: Webhook) -> Origin:
         """The call that the applet asks about."""
@@ -131,6 +161,15 @@ class Exotel(Carrier):
 
     async def hang_up(self, call_id: str) -> None:
         """Nothing: when the socket closes, the flow goes on to where it hangs up."""
+
+    async def transfer(self, origin: Origin, to: str) -> None:
+        """Know whom the Connect applet is to dial when the socket has closed.
+
+        Exotel takes numbers there, and nothing else.
+        """
+        if is_sip(to):
+            raise LineError("exotel transfers to numbers alone, and not to SIP addresses")
+        self._transfers.add(origin.id, to)
 
     async def dial(self, to: str, answer_url: str, events_url: str) -> str:
         """Call someone and lead them into the flow, whose applet asks us as for any call.

@@ -30,13 +30,7 @@ from pipecat.transports.websocket.fastapi import (
 from starlette.websockets import WebSocketDisconnect
 
 from bot.line import Line, LineError, Origin, is_number, is_sip
-from bot.server.phone.carrier import (
-    AnsweredBy,
-    Carrier,
-    HandshakeError,
-    Start,
-    parse_object,
-)
+from bot.server.phone.carrier import Carrier, HandshakeError, Start, parse_object
 from processors.hang_up import TransferFrame
 
 PHONE_RATE = 8000
@@ -387,6 +381,8 @@ class PhoneLine(Line):
 
     sample_rate = PHONE_RATE
 
+    can_transfer = True
+
     transport: MediaTransport
 
     def __init__(self, socket: WebSocket, carrier: Carrier, origin: Origin, start: Start) -> None:
@@ -398,20 +394,12 @@ class PhoneLine(Line):
             origin: The call that was signed for.
             start: What the socket said.
         """
-        self._data = {**origin.data, **start.data}
-        super().__init__(MediaTransport(socket, carrier, start), replace(origin, data=self._data))
-        self.can_transfer = carrier.can_transfer
+        data = {**origin.data, **start.data}
+        super().__init__(MediaTransport(socket, carrier, start), replace(origin, data=data))
+        self.detect_machine = origin.outbound and not carrier.detects_machines
         self._socket = socket
         self._carrier = carrier
         self._transferred = False
-
-    def answered_by(self, who: AnsweredBy) -> None:
-        """Note who answered the agent's call, as `answered_by` in its origin's data.
-
-        Args:
-            who: A person, or a machine.
-        """
-        self._data["answered_by"] = who
 
     async def transfer(self, to: str) -> None:
         """Connect the other end with someone else, over the carrier's REST API.

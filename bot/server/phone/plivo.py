@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -19,14 +18,14 @@ from xml.sax.saxutils import escape, quoteattr
 import httpx
 from starlette.responses import Response
 
-from bot.line import Origin, e164, is_sip
+from bot.line import AnsweredBy, Origin, e164, is_sip
 from bot.server.phone.carrier import (
     RING_SECONDS,
-    AnsweredBy,
     Carrier,
     HandshakeError,
     Report,
     Start,
+    Transfers,
     Webhook,
     parse_object,
     text_of,
@@ -39,14 +38,12 @@ from services.settings import revealed
 if TYPE_CHECKING:
     from pipecat.serializers.base_serializer import FrameSerializer
 
-MAX_TRANSFERS = 1000
-"""Transfers that may wait for Plivo to ask where they go."""
-
 
 class Plivo(Carrier):
     """Plivo. It signs its webhooks, and no sockets."""
 
     name = "plivo"
+    dials_sip = True
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
         """Read what Plivo needs from the settings.
@@ -57,7 +54,7 @@ class Plivo(Carrier):
         """
         super().__init__(settings, http)
         self._replays = Replays()
-        self._transfers: OrderedDict[str, str] = OrderedDict()
+        self._transfers = Transfers()
 
     def lacks(self) -> str:
         """What is not set."""
@@ -97,7 +94,7 @@ class Plivo(Carrier):
         token = webhook.query.get("transfer")
         if token is None:
             return None
-        to = self._transfers.pop(token, "")
+        to = self._transfers.find(token)
         if not to:
             return xml("<Hangup/>")
         noun = "User" if is_sip(to) else "Number"
@@ -180,9 +177,7 @@ class Plivo(Carrier):
         It asks for that at an address, which logs may keep: the number is not in it.
         """
         token = secrets.token_urlsafe(24)
-        self._transfers[token] = to
-        if len(self._transfers) > MAX_TRANSFERS:
-            self._transfers.popitem(last=False)
+        self._transfers.add(token, to)
         url = f"{self.public_url}/phone/{self.name}?transfer={token}"
         fields = {"legs": "aleg", "aleg_url": url, "aleg_method": "POST"}
         await self._ask("POST", f"{quote(origin.id, safe='')}/", json=fields)

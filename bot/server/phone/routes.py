@@ -2,6 +2,7 @@
 
 `/phone/{carrier}` answers the carrier's webhook with a document that names a media socket, and
 `/phone/{carrier}/media/{ticket}` is that socket. `POST /calls` has the agent call someone.
+`/phone/busy.wav` is for a carrier that has to be given its busy tone.
 """
 
 import hmac
@@ -17,16 +18,14 @@ from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 from loguru import logger
 from pydantic import AfterValidator, BaseModel, Field
 
-from bot.agent import Agent
-from bot.call import Call, Calls, EndReason, TooManyCallsError
+from bot.call import Call, Calls, TooManyCallsError
 from bot.engines import Engines
-from bot.line import LineError, Origin, is_number
+from bot.line import AnsweredBy, LineError, Origin, is_number, is_sip
 from bot.server.openapi import answers
-from bot.server.phone import media
+from bot.server.phone import busy_tone, media
 from bot.server.phone.carrier import (
     REST_SECONDS,
     RING_SECONDS,
-    AnsweredBy,
     Carrier,
     HandshakeError,
     Webhook,
@@ -46,9 +45,9 @@ MAX_REMEMBERED = 10_000
 """Calls that are remembered in order not to begin again, tickets, and the like."""
 
 
-def _number(text: str) -> str:
-    if not is_number(text):
-        raise ValueError("write a number with its country code, like +4930123456")
+def _callee(text: str) -> str:
+    if not (is_number(text) or is_sip(text)):
+        raise ValueError("write a number with its country code, like +4930123456, or sip:…")
     return text
 
 
@@ -57,13 +56,13 @@ class CallRequest(BaseModel):
 
     Attributes:
         carrier: Over which carrier.
-        to: Their number in E.164.
+        to: Their number in E.164, or a SIP address, where the carrier calls such.
         voice: A voice other than the agent's own.
         data: What to keep with the call, by name.
     """
 
     carrier: str = Field(max_length=20)
-    to: Annotated[str, Field(max_length=20), AfterValidator(_number)]
+    to: Annotated[str, Field(max_length=512), AfterValidator(_callee)]
     voice: str | None = Field(default=None, max_length=200)
     data: dict[
         Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]
@@ -123,7 +122,6 @@ class Phone:
         self,
         settings: Settings,
         engines: Engines,
-        agent: Agent,
         calls: Calls,
         dialers: Mapping[str, Dialer],
     ) -> None:
@@ -132,17 +130,13 @@ class Phone:
         Args:
             settings: The settings in force.
             engines: What the agent speaks with.
-            agent: Who answers.
             calls: The calls of the process.
             dialers: What places calls besides the carriers, by name.
         """
         self._dialers = dialers
-        self._settings = settings
         self._engines = engines
-        self._agent = agent
         self._calls = calls
         self._http = httpx.AsyncClient(timeout=REST_SECONDS)
-        self._public = (settings.public_url or "").rstrip("/")
         self._carriers = {carrier.name: carrier(settings, self._http) for carrier in CARRIERS}
         self._running: dict[tuple[str, str], Call] = {}
         # Each is bounded, and its oldest entry first.
@@ -188,7 +182,7 @@ class Phone:
             origin = replace(origin, data={**placed.data, **origin.data})
         secret = secrets.token_urlsafe(24)
         _remember(self._tickets, call, _Ticket(secret, origin, placed.voice if placed else None))
-        return carrier.answer(origin, self._socket_url(name, secret))
+        return carrier.answer(origin, _socket_url(carrier, secret))
 
     async def report(self, name: str, request: Request) -> Response:
         """Take note of what a carrier says of a call besides its audio.
@@ -206,7 +200,7 @@ class Phone:
             call = (name, report.call_id)
             logger.info("{} {}: {} {}", name, report.call_id, report.status, report.answered_by)
             if report.answered_by and call in self._running:
-                await self._answered(self._running[call], report.answered_by)
+                await self._running[call].answered_by(report.answered_by)
             elif report.answered_by and call not in self._begun:
                 _remember(self._early, call, report.answered_by)
         return carrier.acknowledge()
@@ -226,7 +220,7 @@ class Phone:
             return
         call_id = (name, ticket.origin.id)
         try:
-            carrier.verify_socket(self._socket_url(name, secret), socket.headers)
+            carrier.verify_socket(_socket_url(carrier, secret), socket.headers)
         except SignatureError as error:
             logger.warning("{} {}: a media socket was refused: {}", *call_id, error)
             await media.close_socket(socket, media.POLICY_VIOLATION)
@@ -261,7 +255,7 @@ class Phone:
         self._running[call_id] = call
         try:
             if who := self._early.pop(call_id, ""):
-                await self._answered(call, who)
+                await call.answered_by(who)
             await call.ended.wait()
         finally:
             del self._running[call_id]
@@ -273,8 +267,9 @@ class Phone:
             wanted: Whom, and how.
 
         Raises:
-            HTTPException: 400 for a carrier or a voice that there is not, 503 when the process is
-                full, 502 when the carrier does not.
+            HTTPException: 400 for a carrier or a voice that there is not, or a SIP address where
+                the carrier calls numbers alone, 503 when the process is full, 502 when the carrier
+                does not.
         """
         carrier = self._carriers.get(wanted.carrier)
         dialer = self._dialers.get(wanted.carrier)
@@ -287,6 +282,9 @@ class Phone:
             raise HTTPException(400, f"there is no carrier {wanted.carrier!r}; there are: {names}")
         if missing:
             raise HTTPException(400, f"{wanted.carrier} cannot be used: {missing}")
+        if carrier is not None and is_sip(wanted.to) and not carrier.dials_sip:
+            detail = f"{carrier.name} calls numbers alone: write one like +4930123456"
+            raise HTTPException(400, detail)
         check_voice(self._engines, wanted.voice)
         if self._calls.full:
             raise busy(self._calls)
@@ -297,7 +295,7 @@ class Phone:
         placed = _Placed(wanted.voice, wanted.data)
         # Before the carrier knows of it, since it may ask back before it has said its name.
         _remember(self._placed, (carrier.name, token), placed)
-        base = f"{self._public}/phone/{carrier.name}"
+        base = f"{carrier.public_url}/phone/{carrier.name}"
         try:
             call_id = await carrier.dial(wanted.to, f"{base}/placed/{token}", f"{base}/events")
             if not call_id:
@@ -318,10 +316,6 @@ class Phone:
             raise HTTPException(502, str(error)) from None
         return PlacedCall(carrier=wanted.carrier, id=call_id)
 
-    def _socket_url(self, name: str, secret: str) -> str:
-        """The public address of a media socket."""
-        return f"wss{self._public.removeprefix('https')}/phone/{name}/media/{secret}"
-
     async def _verified(self, name: str, request: Request) -> tuple[Carrier, Webhook]:
         """The carrier, and what it says, once it is known to be the carrier that says it."""
         carrier = self._carriers.get(name)
@@ -331,7 +325,7 @@ class Phone:
             raise HTTPException(404, f"{name} is not set up: {missing}")
         query = f"?{request.url.query}" if request.url.query else ""
         webhook = Webhook(
-            url=f"{self._public}{request.url.path}{query}",
+            url=f"{carrier.public_url}{request.url.path}{query}",
             headers=request.headers,
             body=await request.body(),
         )
@@ -372,15 +366,11 @@ class Phone:
         await media.close_socket(socket, media.TRY_AGAIN_LATER)
         await media.hang_up(carrier, origin)
 
-    async def _answered(self, call: Call, who: AnsweredBy) -> None:
-        """Note who answered a call of ours, and do what the settings want done with a machine."""
-        assert isinstance(call.line, media.PhoneLine)
-        # Carriers repeat themselves, and what is being said to the machine is not to stop for it.
-        again = call.line.origin.data.get("answered_by") == who
-        call.line.answered_by(who)
-        if who == "machine" and not again and self._settings.voicemail != "ignore":
-            message = self._agent.voicemail if self._settings.voicemail == "message" else ""
-            await call.hang_up(EndReason.VOICEMAIL, message)
+
+def _socket_url(carrier: Carrier, secret: str) -> str:
+    """The public address of a media socket."""
+    public = carrier.public_url.removeprefix("https")
+    return f"wss{public}/phone/{carrier.name}/media/{secret}"
 
 
 def router(phone: Phone) -> APIRouter:
@@ -394,6 +384,20 @@ def router(phone: Phone) -> APIRouter:
     @api.post("/calls", status_code=201, responses=answers(400, 502, 503))
     async def place(wanted: CallRequest) -> PlacedCall:
         return await phone.place(wanted)
+
+    # Before the carriers: the first route that matches answers.
+    @api.get(
+        "/phone/busy.wav",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The busy tone, to be repeated",
+                "content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def busy_wav() -> Response:
+        return Response(busy_tone.WAV, media_type="audio/wav")
 
     async def events(carrier: str, request: Request) -> Response:
         return await phone.report(carrier, request)
@@ -412,6 +416,7 @@ def router(phone: Phone) -> APIRouter:
         ("/phone/{carrier}", answer),
         ("/phone/{carrier}/events", events),
         ("/phone/{carrier}/placed/{token}", placed),
+        ("/phone/{carrier}/connect/{key}", answer_with_key),
         ("/phone/{carrier}/{key}", answer_with_key),
     ]
     for path, handler in webhooks:

@@ -18,10 +18,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.responses import Response
 
-from bot.line import LineError, Origin, is_number
+from bot.line import AnsweredBy, LineError, Origin, is_number
 from bot.server.phone.carrier import (
     RING_SECONDS,
-    AnsweredBy,
     Carrier,
     HandshakeError,
     Report,

@@ -16,10 +16,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from starlette.responses import Response
 
-from bot.line import Origin, is_number
+from bot.line import AnsweredBy, Origin, is_number
 from bot.server.phone.carrier import (
     RING_SECONDS,
-    AnsweredBy,
     Carrier,
     HandshakeError,
     Report,
@@ -44,6 +43,7 @@ class Twilio(Carrier):
     """Twilio. It signs its webhooks and the upgrade of its sockets alike."""
 
     name = "twilio"
+    dials_sip = True
 
     def lacks(self) -> str:
         """What is not set."""

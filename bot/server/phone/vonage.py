@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from starlette.responses import JSONResponse, Response
 
-from bot.line import Origin, e164, is_sip
+from bot.line import AnsweredBy, Origin, e164, is_sip
 from bot.server.phone.carrier import (
     RING_SECONDS,
-    AnsweredBy,
     Carrier,
     HandshakeError,
     Report,
@@ -45,6 +44,9 @@ AUDIO = "audio/l16;rate=8000"
 SKEW_SECONDS = 60
 """How far ahead of ours Vonage's clock may be."""
 
+BUSY_SECONDS = 6
+"""How long a caller hears the busy tone."""
+
 TOKEN_SECONDS = 60
 """How long a token of ours is good for: it is made for one request."""
 
@@ -53,6 +55,7 @@ class Vonage(Carrier):
     """Vonage. It signs its webhooks with a token in a header."""
 
     name = "vonage"
+    dials_sip = True
     binary_audio = True
     chunk_ms = 20
 
@@ -149,8 +152,13 @@ class Vonage(Carrier):
         )
 
     def busy(self, origin: Origin) -> Response:
-        """An NCCO without actions, which ends a call; there is none for a busy tone."""
-        return JSONResponse([])
+        """An NCCO that plays a caller the busy tone; our own calls can only be hung up.
+
+        No action declines a call. It ends where its NCCO does: one without actions ends it at once.
+        """
+        url = f"{self.public_url}/phone/busy.wav"
+        tone = {"action": "stream", "streamUrl": [url], "loop": BUSY_SECONDS}
+        return JSONResponse([] if origin.outbound else [tone])
 
     def report(self, webhook: Webhook) -> Report | None:
         """What an event says; those of the machine detection tell a person from a machine."""
@@ -196,12 +204,8 @@ class Vonage(Carrier):
 
     async def transfer(self, origin: Origin, to: str) -> None:
         """Give the call an NCCO that connects someone else; the socket then closes."""
-        other = (
-            {"type": "sip", "uri": to}
-            if is_sip(to)
-            else {"type": "phone", "number": to.lstrip("+")}
-        )
-        connect = {"action": "connect", "from": origin.called.lstrip("+"), "endpoint": [other]}
+        from_ = origin.called.lstrip("+")
+        connect = {"action": "connect", "from": from_, "endpoint": [_endpoint(to)]}
         await self._ask(
             "PUT",
             origin.id,
@@ -211,7 +215,7 @@ class Vonage(Carrier):
     async def dial(self, to: str, answer_url: str, events_url: str) -> str:
         """Create a call; machine detection runs beside it, so that nobody waits for it."""
         request: dict[str, Any] = {
-            "to": [{"type": "phone", "number": to.lstrip("+")}],
+            "to": [_endpoint(to)],
             "from": {
                 "type": "phone",
                 "number": (self.settings.vonage_number or "").lstrip("+"),
@@ -247,6 +251,11 @@ class Vonage(Carrier):
             json=body,
             **request,
         )
+
+
+def _endpoint(to: str) -> dict[str, str]:
+    """Someone whom a call is connected with, by their number in E.164 or their SIP address."""
+    return {"type": "sip", "uri": to} if is_sip(to) else {"type": "phone", "number": to.lstrip("+")}
 
 
 def _private_key(path: Path | None) -> RSAPrivateKey | None:

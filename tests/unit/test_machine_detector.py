@@ -1,0 +1,65 @@
+"""A machine is known by what it says, and by nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from pipecat.classifiers.base_classifier import BaseClassifier, ChoiceResult
+from pipecat.frames.frames import (
+    Frame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+)
+from pipecat.tests.utils import SleepFrame, run_test
+
+from processors.machine_detector import MachineDetector
+
+TIMEOUT = 0.05
+"""Seconds of silence after which the detector decides."""
+
+
+class Judge(BaseClassifier):
+    """Takes whoever says "message" for a machine."""
+
+    async def _ask(
+        self, state: Any, questions: Mapping[str, Any], images: Sequence[Any] = ()
+    ) -> tuple[dict[str, Any], None]:
+        choice = "voicemail" if "message" in state else "conversation"
+        result = ChoiceResult(choice=choice, probabilities={choice: 1.0}, confidence=1.0)
+        return dict.fromkeys(questions, result), None
+
+
+def said(text: str) -> list[Frame]:
+    """A turn of whoever has answered; empty where nobody could understand it."""
+    frames: list[Frame] = [UserStartedSpeakingFrame(), TranscriptionFrame(text or " ", "", "")]
+    return [*frames, UserStoppedSpeakingFrame(), SleepFrame(TIMEOUT * 6)]
+
+
+@pytest.mark.parametrize(
+    ("turns", "verdicts"),
+    [
+        ([""], []),
+        (["", "", "please leave a message"], ["machine"]),
+        (["", "hello"], ["person"]),
+        (["hello", "please leave a message"], ["person"]),
+        (["please leave a message", "hello"], ["machine"]),
+    ],
+)
+async def test_the_first_words_decide(turns: list[str], verdicts: list[str]) -> None:
+    """A noise that nobody understands is neither a person nor a machine; a verdict stays."""
+    detector = MachineDetector(
+        classifier=Judge(), decision_timeout=TIMEOUT, voicemail_response_delay=TIMEOUT
+    )
+    told: list[str] = []
+
+    @detector.event_handler("on_conversation_detected")
+    async def person(_: object) -> None:
+        told.append("person")
+
+    @detector.event_handler("on_voicemail_detected")
+    async def machine(_: object) -> None:
+        told.append("machine")
+
+    await run_test(detector, frames_to_send=[frame for turn in turns for frame in said(turn)])
+    assert told == verdicts
