@@ -256,7 +256,9 @@ def load_engines(settings: Settings, agent: Agent, progress: Progress) -> Engine
     speakers = _pool(settings, settings.tts)
     hearers = speakers if settings.stt == settings.tts else _pool(settings, settings.stt)
     with ExitStack() as undo:
-        # The ear first: pocketsphinx starts a process, which costs least before models are loaded.
+        # A word that there is not is told at once.
+        listen = listen_for(settings)
+        # The ear next: pocketsphinx starts a process, which costs least before models are loaded.
         hearing = _hearing(settings, agent, progress, hearers)
         undo.callback(lambda: asyncio.run(hearing[0].close()))
         detectors.preload()
@@ -270,7 +272,7 @@ def load_engines(settings: Settings, agent: Agent, progress: Progress) -> Engine
             voice=settings.tts_voice or agent.voice or "",
             speakers=speakers,
             hearers=hearers,
-            listen=listen_for(settings),
+            listen=listen,
         )
         undo.pop_all()
     return engines

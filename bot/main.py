@@ -62,10 +62,13 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from bot.call import Calls
     from bot.engines import load_engines
     from bot.records.folder import make_folder
+    from bot.server import ways
     from bot.server.app import create_app
     from services import serve
     from services.process import freeze_garbage
 
+    # Before models are loaded, which takes its time.
+    ways.check_rooms(settings)
     if settings.record:
         make_folder(settings.record)
     try:

@@ -34,8 +34,8 @@ from bot.server.daily_api import DailyApi, DailyError, daily_line
 from bot.server.openapi import answers
 from bot.server.signatures import MAX_AGE_SECONDS, Replays, SignatureError
 from bot.server.start import StartBody, busy
-from bot.server.ways import daily_lacks, daily_sdk_lacks
-from bot.settings import Settings, SettingsError
+from bot.server.ways import daily_lacks
+from bot.settings import Settings
 from services.settings import revealed
 
 if TYPE_CHECKING:
@@ -276,9 +276,6 @@ class Daily:
             settings: The settings in force.
             agent: Who answers.
             calls: Where the calls go.
-
-        Raises:
-            SettingsError: A room is to be joined, but Daily's SDK is not there.
         """
         self.lacks = daily_lacks(settings)
         self.lacks_dialin = self.lacks or _lacks_secret(settings)
@@ -289,8 +286,6 @@ class Daily:
         self.agent_name = agent.name
         self.api_url = settings.daily_api_url
         self.api_key = revealed(settings.daily_api_key)
-        if settings.daily_room and (missing := daily_sdk_lacks()):
-            raise SettingsError(f"--daily-room: {missing}")
         self._named = settings.daily_room
         self._named_token = revealed(settings.daily_token) or None
         self._room_seconds = max(settings.daily_room_minutes * 60, settings.max_call_seconds)

@@ -31,7 +31,7 @@ from bot.line import Line, LineError, Origin
 from bot.server.openapi import answers
 from bot.server.start import StartBody, busy
 from bot.server.ways import livekit_lacks
-from bot.settings import Settings, SettingsError
+from bot.settings import Settings
 from services.errors import one_line
 from services.settings import revealed
 
@@ -124,14 +124,9 @@ class LiveKit:
             settings: The settings in force.
             agent: Who answers.
             calls: Where the calls go.
-
-        Raises:
-            SettingsError: A room is to be joined, but the server is not known.
         """
         self.url = settings.livekit_url or ""
         self.lacks = livekit_lacks(settings)
-        if self.lacks and settings.livekit_room:
-            raise SettingsError(f"--livekit-room: {self.lacks}")
         self._key = revealed(settings.livekit_api_key)
         self._secret = revealed(settings.livekit_api_secret)
         self._named_room = settings.livekit_room

@@ -14,7 +14,7 @@ from bot.server.phone.plivo import Plivo
 from bot.server.phone.telnyx import Telnyx
 from bot.server.phone.twilio import Twilio
 from bot.server.phone.vonage import Vonage
-from bot.settings import Settings
+from bot.settings import Settings, SettingsError
 
 CARRIERS: tuple[type[Carrier], ...] = (Twilio, Telnyx, Plivo, Exotel, Vonage)
 """Every carrier; adding one is a line here."""
@@ -47,6 +47,21 @@ def begun(settings: Settings) -> list[str]:
         for carrier in CARRIERS
         if any(name.startswith(f"{carrier.name}_") for name in settings.model_fields_set)
     ]
+
+
+def check_rooms(settings: Settings) -> None:
+    """Make sure that the agent can join the rooms that it is to join at its start.
+
+    Args:
+        settings: The settings in force.
+
+    Raises:
+        SettingsError: It lacks something.
+    """
+    if settings.daily_room and (missing := daily_sdk_lacks()):
+        raise SettingsError(f"--daily-room: {missing}")
+    if settings.livekit_room and (missing := livekit_lacks(settings)):
+        raise SettingsError(f"--livekit-room: {missing}")
 
 
 def daily_lacks(settings: Settings) -> str:

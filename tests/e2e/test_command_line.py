@@ -59,6 +59,8 @@ def taken_port() -> Iterator[int]:
         (("--tts-voice", "missing.onnx"), "missing.onnx", "no voice file"),
         (("--agent", "missing.yaml"), "missing.yaml", "--agent"),
         (("--record", "README.md"), "--record README.md", "name a folder"),
+        (("--livekit-room", "hall"), "--livekit-room", "LIVEKIT_URL"),
+        (("--wake-word", "hey you"), "--wake-word", "hey_jarvis"),
         (("--stt", "whisper", "--whisper-model", "enormous"), "enormous", "the sizes are"),
         (("--stt", "whisper", "--whisper-device", "cuda"), "'cuda'", "use auto or cpu"),
         (("--stt", "whisper", "--whisper-model", "a/b/c"), "--whisper-model", "a/b/c"),

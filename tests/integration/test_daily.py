@@ -295,9 +295,8 @@ async def test_daily_is_off_until_it_is_configured(
             assert said in line_of(await http.post("/daily/dialin", content=b"{}"), 404)
     monkeypatch.setattr(ways, "find_spec", lambda _: None)
     assert "parley[daily]" in ways.daily_lacks(configured(api))
-    calls = Calls(configured(api), engines, Agent())
     with pytest.raises(SettingsError, match=r"^--daily-room: .*parley"):
-        Daily(configured(api, daily_room="https://tests.daily.co/lobby"), Agent(), calls)
+        ways.check_rooms(configured(api, daily_room="https://tests.daily.co/lobby"))
     assert api.requests == []
 
 
