@@ -400,7 +400,9 @@ def load_agent(path: Path | None) -> Agent:
 def _explain(error: ValidationError) -> str:
     """The first mistake, with its key and the cure."""
     mistake = error.errors()[0]
-    key = str(mistake["loc"][0]) if mistake["loc"] else "file"
+    # A mapping's key that is itself wrong stands there too, before a mark.
+    where = [p for p in mistake["loc"] if isinstance(p, str) and p not in ("", "[key]")]
+    key = ".".join(where) or "file"
     match mistake["type"]:
         case "extra_forbidden":
             keys = ", ".join(Agent.model_fields)
