@@ -2,11 +2,13 @@ import { fileURLToPath } from "node:url";
 
 import { defineConfig } from "vite";
 
+const stub = (name: string) => fileURLToPath(new URL(`stubs/${name}/index.js`, import.meta.url));
+
 /** `widget.js`: one file that any page can load with a plain `<script>`. */
 export default defineConfig({
   publicDir: false,
   resolve: {
-    alias: { bowser: fileURLToPath(new URL("stubs/bowser/index.js", import.meta.url)) },
+    alias: { "@daily-co/daily-js": stub("daily-js"), bowser: stub("bowser") },
   },
   build: {
     target: "es2022",

@@ -13,7 +13,8 @@ class Site:
 
     Attributes:
         url: Its address, which is its origin, too.
-        pages: The HTML of each path; may be changed at any time.
+        pages: The HTML of each path, or the script of one that ends in `.js`; may be changed at
+            any time.
         policies: The Content-Security-Policy of each path that has one.
     """
 
@@ -31,7 +32,8 @@ class Site:
             def do_GET(self) -> None:
                 page = site.pages.get(self.path)
                 self.send_response(HTTPStatus.NOT_FOUND if page is None else HTTPStatus.OK)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
+                kind = "javascript" if self.path.endswith(".js") else "html"
+                self.send_header("Content-Type", f"text/{kind}; charset=utf-8")
                 if policy := site.policies.get(self.path):
                     self.send_header("Content-Security-Policy", policy)
                 self.end_headers()

@@ -234,6 +234,7 @@ OPEN_PATHS = [
     ("GET", "/api/agent"),
     ("GET", "/assets/index.js"),
     ("GET", "/widget.js"),
+    ("GET", "/widget-daily.js"),
     ("POST", "/sessions/abc/api/offer"),
     ("PATCH", "/sessions/abc/api/offer"),
     ("POST", "/phone/twilio/answer"),

@@ -3,27 +3,34 @@ import {
   logger,
   PipecatClient,
   type RTVIMessage,
-  type Tracks,
 } from "@pipecat-ai/client-js";
-import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
 
 import { readCounters, type Waterfall, type WireCounters, waterfall, wireDelay } from "./latency";
 import { Level } from "./levels";
+import type { Line, OpenLine } from "./line";
 import { Microphone } from "./media";
 import { Playback } from "./playback";
-import { farewell, LOST, NO_ANSWER, type Problem, ProblemError, refused } from "./problems";
+import {
+  farewell,
+  LOST,
+  NO_ANSWER,
+  NOT_SENT,
+  type Outcome,
+  type Problem,
+  ProblemError,
+  refused,
+} from "./problems";
 import {
   readAwake,
   readBotOutput,
   readCallEnded,
   readError,
-  readStart,
   readTurnLatency,
   readUserInput,
   readVoiceState,
   type VoiceState,
 } from "./protocol";
-import { openSession, OWN_SERVER, refusal, unreached } from "./session";
+import { openSession, OWN_SERVER } from "./session";
 import { Transcript, type Turn } from "./transcript";
 
 logger.setLevel(LogLevel.ERROR);
@@ -31,12 +38,6 @@ logger.setLevel(LogLevel.ERROR);
 /** What a call is doing: getting there, whose move it is, or waiting for the wake word. */
 export type Phase =
   "microphone" | "connecting" | "reconnecting" | "asleep" | "listening" | "thinking" | "speaking";
-
-/** How a call ended: as calls do, or because something went wrong. */
-export interface Outcome {
-  failed: boolean;
-  problem: Problem;
-}
 
 /** What a call tells the page. */
 export interface CallEvents {
@@ -53,7 +54,7 @@ export interface CallEvents {
   ended(outcome: Outcome): void;
 }
 
-/** How long the bot may take from the offer until it says that it is ready, in ms. */
+/** How long it may take to get a line, and from there until the bot says that it is ready, in ms. */
 const READY_TIMEOUT = 20_000;
 
 /** How long the server may take to close a call that it has announced to be over, in ms. */
@@ -79,6 +80,19 @@ class RtviClient extends PipecatClient {
   }
 }
 
+/** What comes of something that has {@link READY_TIMEOUT} to be done. */
+async function inTime<T>(done: Promise<T>): Promise<T> {
+  let timer: number | undefined;
+  const timeout = new Promise<never>((_, reject) => {
+    timer = window.setTimeout(() => reject(new ProblemError(NO_ANSWER)), READY_TIMEOUT);
+  });
+  try {
+    return await Promise.race([done, timeout]);
+  } finally {
+    window.clearTimeout(timer);
+  }
+}
+
 /** One call from this page, from the press of the button until it is over. */
 export class Call {
   readonly transcript = new Transcript();
@@ -87,14 +101,14 @@ export class Call {
 
   private readonly audio: AudioContext;
   private readonly microphone: Microphone;
-  private readonly transport: SmallWebRTCTransport;
-  private readonly client: RtviClient;
   private readonly playback: Playback;
   private readonly abort = new AbortController();
 
-  private followed: RTCPeerConnection | undefined;
+  private line: Line | undefined;
+  private client: RtviClient | undefined;
+  /** The agent's voice. */
+  private voice: MediaStreamTrack | undefined;
   private connected = false;
-  private reconnecting = false;
   private speaking = false;
   private thinking = false;
   private asleep = false;
@@ -121,19 +135,10 @@ export class Call {
     this.micLevel = new Level(this.audio);
     this.agentLevel = new Level(this.audio);
     this.playback = new Playback(element, this.agentLevel);
-    this.microphone = new Microphone(() => this.microphoneReplaced());
-    this.transport = new SmallWebRTCTransport({ mediaManager: this.microphone });
-    this.client = new RtviClient({
-      transport: this.transport,
-      callbacks: {
-        onTrackStarted: () => void this.follow(),
-        onBotDisconnected: () => {
-          this.announced ??= { failed: false, problem: farewell("", undefined) };
-        },
-        onDisconnected: () => this.disconnected(),
-      },
+    this.microphone = new Microphone(() => {
+      this.micLevel.listen(this.microphone.track);
+      this.line?.replaceMicrophone();
     });
-    this.client.onMessage = (type, data) => this.receive(type, data);
   }
 
   /** Whether the caller is heard. */
@@ -142,24 +147,34 @@ export class Call {
   }
 
   set muted(muted: boolean) {
-    this.client.enableMic(!muted);
+    this.microphone.enableMic(!muted);
+    this.client?.enableMic(!muted);
   }
 
   /**
    * Opens the microphone, asks the server for a session, and connects to it.
    *
+   * @param openLine - Makes what carries the call.
    * @param voice - Resolves to the voice that the agent shall speak with, or undefined for its own.
    */
-  async start(voice?: Promise<string | undefined>): Promise<void> {
+  async start(openLine: OpenLine, voice?: Promise<string | undefined>): Promise<void> {
     try {
       this.events.phase("microphone");
-      await this.client.initDevices();
+      await this.microphone.initialize();
       if (this.over) return;
       this.micLevel.listen(this.microphone.track);
       this.events.phase("connecting");
-      const { sessionId, iceServers } = await this.requestSession(await voice);
-      if (this.over) return;
-      await this.connect(sessionId, iceServers);
+      const line = await openLine(this.microphone, {
+        changed: () => this.lineChanged(),
+        ended: (outcome) => this.end(this.announced ?? outcome),
+      });
+      if (this.over) {
+        line.close();
+        return;
+      }
+      this.line = line;
+      this.client = this.attach(line);
+      await this.connect(line, this.client, voice);
       if (this.over) return;
       this.connected = true;
       this.statsTimer = window.setInterval(() => void this.readStats(), STATS_INTERVAL);
@@ -177,6 +192,7 @@ export class Call {
 
   /** Says something in writing; the agent stops and answers. */
   async sendText(text: string): Promise<void> {
+    if (!this.client) throw new ProblemError(NOT_SENT);
     await this.client.sendText(text, { run_immediately: true, audio_response: true });
   }
 
@@ -188,6 +204,7 @@ export class Call {
    */
   async setVoice(voice: string): Promise<string> {
     try {
+      if (!this.client) throw new ProblemError(NOT_SENT);
       const answer = await this.client.sendClientRequest("set-voice", { voice });
       const name = (answer as { voice?: unknown } | undefined)?.voice;
       return typeof name === "string" ? name : voice;
@@ -204,8 +221,7 @@ export class Call {
   /** Starts the sound that the browser held back; to be called in the handler of a gesture. */
   unlockSound(): void {
     void this.audio.resume();
-    const track = this.remoteTrack();
-    if (track) void this.playback.play(track);
+    if (this.voice) void this.playback.play(this.voice);
   }
 
   /** Reads both meters; to be called with every drawn frame, with its time in milliseconds. */
@@ -217,79 +233,64 @@ export class Call {
 
   // The connection
 
-  private async requestSession(
-    voice: string | undefined,
-  ): Promise<{ sessionId: string; iceServers: RTCIceServer[] }> {
-    const request = { transport: "webrtc", body: voice ? { voice } : {} };
-    const session = readStart(await openSession(this.server, request, this.abort.signal));
-    if (!session) throw new ProblemError(refused(200, "", null));
-    return session;
-  }
-
-  private async connect(sessionId: string, iceServers: RTCIceServer[]): Promise<void> {
-    const endpoint = `${this.server.address}/sessions/${encodeURIComponent(sessionId)}/api/offer`;
-    let timer: number | undefined;
-    const timeout = new Promise<never>((_, reject) => {
-      timer = window.setTimeout(() => reject(new ProblemError(NO_ANSWER)), READY_TIMEOUT);
+  private attach(line: Line): RtviClient {
+    const client = new RtviClient({
+      transport: line.transport,
+      enableMic: this.microphone.isMicEnabled,
+      callbacks: {
+        onTrackStarted: () => void this.follow(),
+        onBotDisconnected: () => {
+          this.announced ??= { failed: false, problem: farewell("") };
+        },
+        onDisconnected: () => this.disconnected(),
+      },
     });
+    client.onMessage = (type, data) => this.receive(type, data);
+    return client;
+  }
+
+  private async connect(
+    line: Line,
+    client: RtviClient,
+    voice: Promise<string | undefined> | undefined,
+  ): Promise<void> {
     try {
-      const ready = this.client.connect({
-        webrtcRequestParams: { endpoint },
-        iceConfig: { iceServers },
-      });
-      await Promise.race([ready, timeout]);
+      await inTime(client.initDevices());
+      if (this.over) return;
+      const chosen = await voice;
+      const request = { transport: line.name, body: chosen ? { voice: chosen } : {} };
+      const answer = await openSession(this.server, request, this.abort.signal);
+      if (this.over) return;
+      const target = line.target(answer, this.server.address);
+      if (!target) throw new ProblemError(refused(200, "", null));
+      await inTime(client.connect(target));
     } catch (error) {
-      const cause = (error as { cause?: unknown }).cause;
-      if (cause instanceof Response) throw new ProblemError(await refusal(cause));
-      if (cause instanceof TypeError) throw new ProblemError(await unreached(this.server.address));
-      throw error;
-    } finally {
-      window.clearTimeout(timer);
+      throw error instanceof ProblemError ? error : new ProblemError(await line.explain(error));
     }
   }
 
-  /** The transport's peer connection; it has no public way to its statistics and its senders. */
-  private get peer(): RTCPeerConnection | undefined {
-    return (this.transport as unknown as { pc: RTCPeerConnection | null }).pc ?? undefined;
+  private lineChanged(): void {
+    void this.follow();
+    this.showPhase();
   }
 
-  private remoteTrack(): MediaStreamTrack | undefined {
-    return this.peer?.getReceivers().find((receiver) => receiver.track.kind === "audio")?.track;
-  }
-
-  /**
-   * Turns to the peer connection that the transport has, when it is another one than before.
-   *
-   * The transport tells of the agent's track on the first connection, and not on one that takes its
-   * place: so this is called for that news, and every now and then.
-   */
+  /** Turns to the agent's voice, when it comes over another track than before. */
   private async follow(): Promise<void> {
-    const { peer } = this;
-    if (this.over || !peer || peer === this.followed) return;
-    this.followed = peer;
+    const track = this.line?.follow();
+    if (this.over || !track || track === this.voice) return;
+    this.voice = track;
     this.counters = [];
-    const showConnection = () => {
-      if (this.over || peer !== this.peer) return;
-      this.reconnecting = !["connected", "completed"].includes(peer.iceConnectionState);
-      this.showPhase();
-    };
-    peer.addEventListener("iceconnectionstatechange", showConnection);
-    showConnection();
-    for (const receiver of peer.getReceivers()) {
-      // The browser's own choice grows with every stall and shrinks only slowly.
-      if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
-    }
-    const track = this.remoteTrack();
-    if (!track) return;
     this.agentLevel.listen(track);
     if (!(await this.playback.play(track)) && !this.over) this.events.soundLocked();
   }
 
-  private microphoneReplaced(): void {
-    this.micLevel.listen(this.microphone.track);
-    const tracks: Tracks = this.microphone.tracks();
-    const sender = this.peer?.getTransceivers()[0]?.sender;
-    void sender?.replaceTrack(tracks.local.audio ?? null);
+  private async hangUpLine(): Promise<void> {
+    try {
+      await this.client?.disconnect();
+    } catch {
+      // The call is over either way; what is left of it goes with the page.
+    }
+    this.line?.close();
   }
 
   private disconnected(): void {
@@ -304,9 +305,7 @@ export class Call {
     window.clearTimeout(this.thinkingTimer);
     this.abort.abort();
     this.playback.stop();
-    this.client.disconnect().catch(() => {
-      // The call is over either way; what is left of it goes with the page.
-    });
+    void this.hangUpLine();
     void this.microphone.disconnect();
     void this.audio.close();
     this.events.ended(outcome);
@@ -417,7 +416,7 @@ export class Call {
 
   private showPhase(): void {
     if (this.over || !this.connected) return;
-    if (this.reconnecting) this.events.phase("reconnecting");
+    if (this.line?.interrupted) this.events.phase("reconnecting");
     else if (this.speaking) this.events.phase("speaking");
     else if (this.thinking) this.events.phase("thinking");
     else this.events.phase(this.asleep ? "asleep" : "listening");
@@ -426,7 +425,7 @@ export class Call {
   /** Keeps the counters of the last few seconds, the oldest first. */
   private async readStats(): Promise<void> {
     void this.follow();
-    const report = await this.peer?.getStats().catch(() => undefined);
+    const report = await this.line?.stats();
     if (!report || this.over) return;
     this.counters.push(readCounters(report.values()));
     if (this.counters.length > 4) this.counters.shift();

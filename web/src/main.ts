@@ -18,6 +18,7 @@ import {
   showVoices,
 } from "./view";
 import { VoiceList } from "./voices";
+import { openWebRtc } from "./webrtc";
 
 const VOICE_KEY = "parley.voice";
 
@@ -136,7 +137,7 @@ function startCall(): void {
     },
   });
   call = started;
-  void started.start(firstVoice());
+  void started.start(openWebRtc, firstVoice());
 }
 
 async function changeVoice(): Promise<void> {

@@ -13,7 +13,8 @@ const CONSTRAINTS: MediaTrackConstraints = {
 type NoDevice = Record<string, never>;
 
 /**
- * The microphone, as SmallWebRTCTransport wants it: a media manager on plain `getUserMedia`.
+ * The microphone, for whatever line it is sent over, and with what SmallWebRTCTransport asks of a
+ * media manager, on plain `getUserMedia`.
  *
  * The transport's own manager is Daily's, which loads code from a CDN. This one has the members
  * that the transport calls (`MediaManager` in `@pipecat-ai/transport-lib`); there is no camera, no

@@ -29,6 +29,12 @@ export interface Problem {
   advice: string;
 }
 
+/** How a call ended: as calls do, or because something went wrong. */
+export interface Outcome {
+  failed: boolean;
+  problem: Problem;
+}
+
 /** A problem on its way to the page. */
 export class ProblemError extends Error {
   constructor(readonly problem: Problem) {

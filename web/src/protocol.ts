@@ -187,17 +187,9 @@ export function readStart(
   return { sessionId, iceServers };
 }
 
-/** The address of the room in the answer to `POST /start` for Daily, with the token that opens it. */
-export function readRoom(body: unknown): string | undefined {
+/** The room in the answer to `POST /start` for Daily, and the token that opens it. */
+export function readRoom(body: unknown): { url: string; token: string } | undefined {
   const start = fields(body);
-  const token = text(start?.dailyToken);
-  let room: URL;
-  try {
-    room = new URL(text(start?.dailyRoom));
-  } catch {
-    return undefined;
-  }
-  if (room.protocol !== "https:") return undefined;
-  if (token) room.searchParams.set("t", token);
-  return room.href;
+  const url = text(start?.dailyRoom);
+  return url.startsWith("https://") ? { url, token: text(start?.dailyToken) } : undefined;
 }

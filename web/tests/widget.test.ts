@@ -95,9 +95,10 @@ test("what is written on a colour can be read", () => {
   assert.equal(inkOn(""), "#ffffff");
 });
 
-test("a Daily room is opened with its token, over https alone", () => {
-  const body = { dailyRoom: "https://x.daily.co/r", dailyToken: "a b" };
-  assert.equal(readRoom(body), "https://x.daily.co/r?t=a+b");
+test("a Daily room is entered with its token, over https alone", () => {
+  const url = "https://x.daily.co/r";
+  assert.deepEqual(readRoom({ dailyRoom: url, dailyToken: "a" }), { url, token: "a" });
+  assert.deepEqual(readRoom({ dailyRoom: url }), { url, token: "" });
   assert.equal(readRoom({ dailyRoom: "javascript:alert(1)", dailyToken: "" }), undefined);
   assert.equal(readRoom({ dailyRoom: "http://x.daily.co/r" }), undefined);
   assert.equal(readRoom({ sessionId: "s" }), undefined);

@@ -1,8 +1,15 @@
-import { Call, type Outcome, type Phase } from "../call";
-import { farewell, NOT_SENT, type Problem, ProblemError, refused, SOUND_LOCKED } from "../problems";
-import { readRoom } from "../protocol";
-import { openSession } from "../session";
+import { Call, type Phase } from "../call";
+import type { OpenLine } from "../line";
+import {
+  NOT_SENT,
+  type Outcome,
+  type Problem,
+  ProblemError,
+  SOUND_LOCKED,
+  UNREACHABLE,
+} from "../problems";
 import { saidText, type Turn } from "../transcript";
+import { openWebRtc } from "../webrtc";
 import { ATTRIBUTES, type Options, readOptions } from "./options";
 import { type State, WidgetView } from "./view";
 import { languageOf } from "./words";
@@ -17,11 +24,6 @@ export interface TurnDetail {
   typed: boolean;
   /** Whether the caller cut it short. */
   interrupted: boolean;
-}
-
-/** A call as the widget sees it: one of ours, or a room that somebody else's page is in. */
-interface Conversation {
-  hangUp(): void;
 }
 
 /**
@@ -42,8 +44,6 @@ export class ParleyAgent extends HTMLElement {
   private readonly view: WidgetView;
   private readonly dark = matchMedia("(prefers-color-scheme: dark)");
   private options: Options;
-  private conversation: Conversation | undefined;
-  /** The conversation where it is a call of ours. */
   private call: Call | undefined;
   private phase: Phase = "connecting";
   private talked = false;
@@ -94,7 +94,7 @@ export class ParleyAgent extends HTMLElement {
 
   /** Ends the call, if there is one. */
   hangUp(): void {
-    this.conversation?.hangUp();
+    this.call?.hangUp();
   }
 
   private readonly leave = () => this.hangUp();
@@ -157,19 +157,13 @@ export class ParleyAgent extends HTMLElement {
   }
 
   private start(): void {
-    if (this.conversation) return;
+    if (this.call) return;
     ParleyAgent.calling?.hangUp();
     ParleyAgent.calling = this;
     this.talked = false;
-    const { view } = this;
+    const { view, options } = this;
     view.transcript.clear(view.names);
     view.announcer.clear();
-    if (this.options.transport === "daily") this.startRoom();
-    else this.startCall();
-  }
-
-  private startCall(): void {
-    const { view, options } = this;
     const call: Call = new Call(
       view.audio,
       {
@@ -201,42 +195,7 @@ export class ParleyAgent extends HTMLElement {
       options.server,
     );
     this.call = call;
-    this.conversation = call;
-    void call.start();
-  }
-
-  /** Has the caller join a Daily room, on Daily's own page. */
-  private startRoom(): void {
-    const abort = new AbortController();
-    const end = (outcome: Outcome) => {
-      if (abort.signal.aborted) return;
-      abort.abort();
-      this.view.room.replaceChildren();
-      this.ended(outcome);
-    };
-    this.conversation = {
-      hangUp: () => end({ failed: false, problem: farewell("hangup") }),
-    };
-    this.phase = "connecting";
-    this.showPhase();
-    openSession(this.options.server, { transport: "daily" }, abort.signal)
-      .then((body) => {
-        const room = readRoom(body);
-        if (!room) throw new ProblemError(refused(200, "", null));
-        if (abort.signal.aborted) return;
-        const frame = document.createElement("iframe");
-        frame.className = "frame";
-        frame.title = this.view.names.agent;
-        frame.allow = "microphone; autoplay";
-        frame.src = room;
-        this.view.room.replaceChildren(frame);
-        this.phase = "listening";
-        this.showPhase();
-      })
-      .catch((error: unknown) => {
-        const problem = error instanceof ProblemError ? error.problem : refused(200, "", null);
-        end({ failed: true, problem });
-      });
+    void call.start(options.transport === "daily" ? openDaily : openWebRtc);
   }
 
   private showPhase(): void {
@@ -260,7 +219,6 @@ export class ParleyAgent extends HTMLElement {
 
   private ended(outcome: Outcome): void {
     this.call = undefined;
-    this.conversation = undefined;
     if (ParleyAgent.calling === this) ParleyAgent.calling = undefined;
     this.show({ kind: "ended", ...outcome });
     if (outcome.failed) this.tell("error", outcome.problem);
@@ -286,6 +244,17 @@ export class ParleyAgent extends HTMLElement {
     }
   }
 }
+
+/** Enters a Daily room, with code that comes from where the widget came from. */
+const openDaily: OpenLine = async (microphone, events) => {
+  const file = `${ParleyAgent.server}/widget-daily.js`;
+  try {
+    const daily: typeof import("./daily") = await import(/* @vite-ignore */ file);
+    return new daily.DailyLine(microphone, events);
+  } catch (error) {
+    throw new ProblemError({ ...UNREACHABLE, advice: String(error) });
+  }
+};
 
 function turnDetail(turn: Turn): TurnDetail {
   const { id, side } = turn;

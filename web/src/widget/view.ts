@@ -91,7 +91,6 @@ export class WidgetView {
   readonly bar = create("form", "bar");
   readonly text = create("input", "text");
   readonly audio = create("audio", "audio");
-  readonly room = create("div", "room");
   readonly transcript: TranscriptView;
   readonly announcer: Announcer;
 
@@ -152,7 +151,7 @@ export class WidgetView {
     stage.append(canvas, this.status, this.greeting, meters);
     const foot = create("div", "foot");
     foot.append(this.connect, this.note);
-    panel.append(header, stage, this.problem, this.list, this.room, foot, this.bar);
+    panel.append(header, stage, this.problem, this.list, foot, this.bar);
     const live = create("div", "sr-only");
     live.setAttribute("aria-live", "polite");
     root.append(panel, this.launcher, live, this.audio);
@@ -188,7 +187,6 @@ export class WidgetView {
     this.words = words;
     this.root.lang = language;
     this.root.dataset.position = options.position;
-    this.root.dataset.transport = options.transport;
     const known = options.color && CSS.supports("color", options.color);
     if (known) this.root.style.setProperty("--agent", options.color);
     else this.root.style.removeProperty("--agent");
@@ -237,8 +235,7 @@ export class WidgetView {
     this.state = state;
     this.muted = muted;
     if (begun) this.hideProblem();
-    // Of a room nothing is left to read.
-    if (begun || (over && this.options?.transport === "daily")) delete this.root.dataset.talk;
+    if (begun) delete this.root.dataset.talk;
     if (state.kind === "ended" && state.failed) this.showProblem(state.problem);
     this.render();
     if (held && this.isOpen) {
@@ -281,7 +278,6 @@ export class WidgetView {
       connect: this.connect,
       error: this.problem,
       transcript: this.list,
-      room: this.room,
       "mic-level": this.callerLevel,
       "agent-level": this.agentLevel,
       mute: this.mute,

@@ -1,5 +1,5 @@
-// The real package loads its call machine from a CDN and carries an error reporter. The transport
-// imports it for DailyMediaManager only; the page brings a media manager of its own.
+// The WebRTC transport imports Daily's library for its DailyMediaManager only; the page and the
+// widget bring a media manager of their own, and ask nobody but the server for anything.
 export default {
   getCallInstance() {
     throw new Error("Daily's media manager is not part of this page");
