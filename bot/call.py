@@ -30,6 +30,7 @@ from bot.engines import VOICE_RATE, Engines
 from bot.line import AnsweredBy, Line, LineError
 from bot.records.folder import Records
 from bot.settings import Settings
+from bot.token_bucket import TokenBucket
 from processors.frame_log import FrameLog
 from processors.hang_up import HangUpFrame, TransferFrame
 from processors.latency import latency_observer
@@ -45,6 +46,13 @@ CLIENT_READY_SECONDS = 1.0
 
 HANG_UP_SECONDS = 15.0
 """How long the agent's last words may take before the call is ended without them."""
+
+
+MESSAGES_AT_ONCE = 50
+"""How many messages a client may send at once: each can be a question to the language model."""
+
+MESSAGES_A_SECOND = 2.0
+"""How many it may send for long: more than anybody types."""
 
 
 class EndReason(StrEnum):
@@ -132,7 +140,10 @@ class Call:
             conversation_id=self.id,
             # What tools find in `params.app_resources`.
             app_resources=self,
-            rtvi_processor=CallerRTVIProcessor(also=line.client_messages),
+            rtvi_processor=CallerRTVIProcessor(
+                also=line.client_messages,
+                allow=TokenBucket(MESSAGES_AT_ONCE, MESSAGES_A_SECOND).take,
+            ),
             rtvi_observer_params=RTVIObserverParams(metrics_enabled=False),
         )
         self._runner = WorkerRunner(handle_sigint=False)

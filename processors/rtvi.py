@@ -1,7 +1,7 @@
 """RTVI as an agent offers it to callers whom nobody knows."""
 
 import json
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 from loguru import logger
@@ -23,15 +23,23 @@ class CallerRTVIProcessor(RTVIProcessor):
         on_text: Called when the caller has written something.
     """
 
-    def __init__(self, *, also: Set[str] = frozenset(), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        also: Set[str] = frozenset(),
+        allow: Callable[[], bool] = lambda: True,
+        **kwargs: Any,
+    ) -> None:
         """Create the processor.
 
         Args:
-            also: Types of message that are taken besides `MESSAGES`.
+            also: Types of message that are taken besides `MESSAGES`, any number of them.
+            allow: Whether one more of `MESSAGES` may be taken now.
             **kwargs: For `RTVIProcessor`.
         """
         super().__init__(**kwargs)
-        self._taken = MESSAGES | also
+        self._also = also
+        self._allow = allow
         self._register_event_handler("on_text")
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -43,7 +51,8 @@ class CallerRTVIProcessor(RTVIProcessor):
         """
         if isinstance(frame, InputTransportMessageFrame):
             kind = str(frame.message.get("type") if isinstance(frame.message, dict) else None)
-            if kind not in self._taken or _presses_too_much(frame.message):
+            known = kind in MESSAGES and not _presses_too_much(frame.message)
+            if not (kind in self._also or (known and self._allow())):
                 logger.debug("dropped a message of the type {}", kind[:40])
                 return
             if kind == "send-text":

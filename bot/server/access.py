@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot.settings import Settings
+from bot.token_bucket import TokenBucket
 from services.reach import network_of
 from services.settings import revealed
 
@@ -117,14 +118,6 @@ def _signature(signer: bytes, body: bytes) -> bytes:
     return urlsafe_b64encode(_hmac(signer, body)).rstrip(b"=")
 
 
-@dataclass
-class _Bucket:
-    """Starts that may still be had, and when that was so."""
-
-    left: float
-    at: float
-
-
 class StartLimit:
     """How many calls may be started: so many a minute, by one address and by all.
 
@@ -142,10 +135,9 @@ class StartLimit:
             clock: What tells the time, in seconds.
         """
         self._of_one = of_one
-        self._of_all = of_all
         self._clock = clock
-        self._all = _Bucket(of_all, clock())
-        self._each: OrderedDict[str, _Bucket] = OrderedDict()
+        self._all = TokenBucket(of_all, of_all / 60, clock)
+        self._each: OrderedDict[str, TokenBucket] = OrderedDict()
 
     @property
     def addresses(self) -> int:
@@ -161,24 +153,18 @@ class StartLimit:
         Returns:
             0 where it was there to take; otherwise the seconds until one is.
         """
-        now = self._clock()
         peer = network_of(address)
-        bucket = self._each.pop(peer, None) or _Bucket(self._of_one, now)
-        self._each[peer] = bucket
+        one = self._each.pop(peer, None) or TokenBucket(
+            self._of_one, self._of_one / 60, self._clock
+        )
+        self._each[peer] = one
         if len(self._each) > MAX_ADDRESSES:
             self._each.popitem(last=False)
-        wait = max(_fill(bucket, self._of_one, now), _fill(self._all, self._of_all, now))
+        wait = max(one.wait(), self._all.wait())
         if not wait:
-            bucket.left -= 1
-            self._all.left -= 1
+            one.take()
+            self._all.take()
         return wait
-
-
-def _fill(bucket: _Bucket, a_minute: int, now: float) -> float:
-    """Add what has come since, and tell the seconds until there is one."""
-    bucket.left = min(a_minute, bucket.left + (now - bucket.at) * a_minute / 60)
-    bucket.at = now
-    return max(0.0, (1 - bucket.left) * 60 / a_minute)
 
 
 @dataclass(frozen=True)

@@ -216,3 +216,21 @@ async def test_a_page_may_press_keys(count: int, taken: int) -> None:
     frames = [InputTransportMessageFrame(message), SleepFrame(0.1)]
     down, _ = await run_test(CallerRTVIProcessor(), frames_to_send=frames)
     assert sum(isinstance(frame, InputDTMFFrame) for frame in down) == taken
+
+
+async def test_a_page_that_floods_is_not_heard_to_the_end() -> None:
+    """Each message can be a question to the model; what the line itself sends is not counted."""
+    key = {"label": "rtvi-ai", "id": "1", "type": "dtmf", "data": {"buttons": ["7"]}}
+    left = 3
+
+    def allow() -> bool:
+        nonlocal left
+        left -= 1
+        return left >= 0
+
+    rtvi = CallerRTVIProcessor(also=frozenset({"raw-audio"}), allow=allow)
+    audio = {"label": "rtvi-ai", "id": "2", "type": "raw-audio", "data": {}}
+    flood = [InputTransportMessageFrame(message) for message in [audio, key] * 5]
+    down, _ = await run_test(rtvi, frames_to_send=[*flood, SleepFrame(0.1)])
+    assert sum(isinstance(frame, InputDTMFFrame) for frame in down) == 3
+    assert left == -2

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 from fastapi import WebSocket
@@ -31,6 +30,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from bot.line import Line, LineError, Origin, is_number, is_sip
 from bot.server.phone.carrier import Carrier, HandshakeError, Start, parse_object
+from bot.token_bucket import TokenBucket
 from processors.hang_up import TransferFrame
 
 PHONE_RATE = 8000
@@ -105,21 +105,6 @@ class MarkFrame(ControlFrame):
     mark: str = ""
 
 
-@dataclass
-class _Allowance:
-    """Bytes that a socket may still send: what is not used fills up again."""
-
-    left: float = BYTES_AT_ONCE
-    at: float = field(default_factory=time.monotonic)
-
-    def spend(self, cost: int) -> bool:
-        """Take as much; False where there is less than that."""
-        now = time.monotonic()
-        self.left = min(BYTES_AT_ONCE, self.left + (now - self.at) * BYTES_A_SECOND) - cost
-        self.at = now
-        return self.left >= 0
-
-
 class MediaSerializer(FrameSerializer):
     """Pipecat's serializer for a carrier, and what that leaves out: marks, `stop`, and limits.
 
@@ -144,7 +129,7 @@ class MediaSerializer(FrameSerializer):
         self._start = start
         self._serializer = carrier.serializer(start)
         self._on_end = on_end
-        self._allowance = _Allowance()
+        self._allowance = TokenBucket(BYTES_AT_ONCE, BYTES_A_SECOND)
         self._over = False
         self._marks: dict[str, asyncio.Event] = {}
         self._names = count(1)
@@ -183,7 +168,7 @@ class MediaSerializer(FrameSerializer):
             return None
         understood, frame = await self._read(data)
         cost = max(len(data), MIN_MESSAGE_COST) if understood else JUNK_COST
-        if not self._allowance.spend(cost):
+        if not self._allowance.take(cost):
             logger.warning("{}: a media socket sent too much and is closed", self._carrier.name)
             await self._end()
         return frame
