@@ -46,6 +46,7 @@ class ServerProcess(ABC):
         self._command = list(command)
         self._env = dict(env)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on leaving the context
+        self._printed = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -62,8 +63,11 @@ class ServerProcess(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._log:
+        try:
             self.stop()
+        finally:
+            self._printed = self.log
+            self._log.close()
 
     def start(self) -> None:
         """Start the process and return once it answers.
@@ -136,7 +140,9 @@ class ServerProcess(ABC):
 
     @property
     def log(self) -> str:
-        """All that the server has printed."""
+        """All that the server has printed, also when it is left already."""
+        if self._log.closed:
+            return self._printed
         # A read at an offset leaves the position alone that the child writes at.
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
