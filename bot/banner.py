@@ -55,8 +55,10 @@ def show_choices(settings: Settings) -> None:
             table.add_row(role, f"--{flag} {row.name}", "no" if lacks else "yes", lacks)
             role = ""  # noqa: PLW2901
         table.add_section()
-    role = "answers"
-    for way, lacks in ways.lacks(settings).items():
-        table.add_row(role, way, "no" if lacks else "yes", lacks)
-        role = ""
+    answers, calls = ways.lacks(settings), ways.lacks_for_dialling(settings)
+    for role, lacking in (("answers", answers), ("calls", calls)):
+        for way, lacks in lacking.items():
+            table.add_row(role, way, "no" if lacks else "yes", lacks)
+            role = ""  # noqa: PLW2901
+        table.add_section()
     _console.print(table)

@@ -34,7 +34,7 @@ from bot.server.daily_api import DailyApi, DailyError, daily_line
 from bot.server.openapi import answers
 from bot.server.signatures import MAX_AGE_SECONDS, Replays, SignatureError
 from bot.server.start import StartBody, busy
-from bot.server.ways import daily_lacks
+from bot.server.ways import daily_lacks, daily_lacks_for_dialin, daily_lacks_for_dialling
 from bot.settings import Settings
 from services.settings import revealed
 
@@ -278,11 +278,9 @@ class Daily:
             calls: Where the calls go.
         """
         self.lacks = daily_lacks(settings)
-        self.lacks_dialin = self.lacks or _lacks_secret(settings)
+        self.lacks_dialin = daily_lacks_for_dialin(settings)
+        self.lacks_dialout = daily_lacks_for_dialling(settings)
         self.dials = settings.daily_dialout
-        self.lacks_dialout = self.lacks or (
-            "" if self.dials else "Daily calls telephones only with --daily-dialout"
-        )
         self.agent_name = agent.name
         self.api_url = settings.daily_api_url
         self.api_key = revealed(settings.daily_api_key)
@@ -549,16 +547,6 @@ def _is_test(body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and not said.keys() & {"callId", "callDomain"}
-
-
-def _lacks_secret(settings: Settings) -> str:
-    name = "PARLEY_DAILY_DIALIN_SECRET"
-    try:
-        if b64decode(revealed(settings.daily_dialin_secret), validate=True):
-            return ""
-    except ValueError:
-        return f"{name} is no base64; openssl rand -base64 32 makes one"
-    return f"telephone calls over Daily need {name} in the environment or in .env"
 
 
 def _no_room(error: DailyError) -> HTTPException:

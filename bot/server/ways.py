@@ -3,6 +3,7 @@
 It is told without Pipecat, which takes its time to import: `--list` asks for nothing else.
 """
 
+from base64 import b64decode
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from bot.server.phone.telnyx import Telnyx
 from bot.server.phone.twilio import Twilio
 from bot.server.phone.vonage import Vonage
 from bot.settings import Settings, SettingsError
+from services.settings import revealed
 
 CARRIERS: tuple[type[Carrier], ...] = (Twilio, Telnyx, Plivo, Exotel, Vonage)
 """Every carrier; adding one is a line here."""
@@ -26,13 +28,27 @@ def lacks(settings: Settings) -> dict[str, str]:
     Args:
         settings: The settings in force.
     """
-    http = httpx.AsyncClient()  # It opens nothing before it is asked.
-    carriers = [carrier(settings, http) for carrier in CARRIERS]
     return {
         "webrtc": "",
         "daily": daily_lacks(settings),
+        "daily dial-in": daily_lacks_for_dialin(settings),
         "livekit": livekit_lacks(settings),
-        **{carrier.name: carrier_lacks(carrier) for carrier in carriers},
+        **{carrier.name: carrier_lacks(carrier) for carrier in _carriers(settings)},
+    }
+
+
+def lacks_for_dialling(settings: Settings) -> dict[str, str]:
+    """What each of those lacks over which the agent could place calls; empty where it can.
+
+    Args:
+        settings: The settings in force.
+    """
+    return {
+        "daily": daily_lacks_for_dialling(settings),
+        **{
+            carrier.name: carrier_lacks(carrier) or carrier.lacks_for_dialling()
+            for carrier in _carriers(settings)
+        },
     }
 
 
@@ -71,6 +87,26 @@ def daily_lacks(settings: Settings) -> str:
     return daily_sdk_lacks()
 
 
+def daily_lacks_for_dialin(settings: Settings) -> str:
+    """What telephone calls lack that come in over Daily, in one line; empty if nothing."""
+    if missing := daily_lacks(settings):
+        return missing
+    name = "PARLEY_DAILY_DIALIN_SECRET"
+    try:
+        if b64decode(revealed(settings.daily_dialin_secret), validate=True):
+            return ""
+    except ValueError:
+        return f"{name} is no base64; openssl rand -base64 32 makes one"
+    return f"telephone calls over Daily need {name} in the environment or in .env"
+
+
+def daily_lacks_for_dialling(settings: Settings) -> str:
+    """What calls lack that the agent places over Daily, in one line; empty if nothing."""
+    if not settings.daily_dialout:
+        return daily_lacks(settings) or "Daily calls telephones only with --daily-dialout"
+    return daily_lacks(settings)
+
+
 def daily_sdk_lacks() -> str:
     """What to install before any room of Daily's can be entered; empty if nothing."""
     if find_spec("daily") is None:
@@ -90,6 +126,11 @@ def livekit_lacks(settings: Settings) -> str:
     if find_spec("livekit") is None or find_spec("livekit.api") is None:
         return "LiveKit's packages are not installed; pip install 'parley[livekit]'"
     return ""
+
+
+def _carriers(settings: Settings) -> list[Carrier]:
+    http = httpx.AsyncClient()  # It opens nothing before it is asked.
+    return [carrier(settings, http) for carrier in CARRIERS]
 
 
 def carrier_lacks(carrier: Carrier) -> str:

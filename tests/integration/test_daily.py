@@ -293,6 +293,10 @@ async def test_daily_is_off_until_it_is_configured(
     for secret, said in ((None, "DAILY_DIALIN_SECRET"), ("no-base64", "base64")):
         async with serving(api, engines, daily_dialin_secret=secret) as (_, http):
             assert said in line_of(await http.post("/daily/dialin", content=b"{}"), 404)
+        assert said in ways.lacks(configured(api, daily_dialin_secret=secret))["daily dial-in"]
+    silent = configured(api, daily_dialout=False)
+    assert "--daily-dialout" in ways.lacks_for_dialling(silent)["daily"]
+    assert ways.lacks_for_dialling(configured(api, daily_dialout=True))["daily"] == ""
     monkeypatch.setattr(ways, "find_spec", lambda _: None)
     assert "parley[daily]" in ways.daily_lacks(configured(api))
     with pytest.raises(SettingsError, match=r"^--daily-room: .*parley"):
