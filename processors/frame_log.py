@@ -53,8 +53,8 @@ ONSET_SECONDS = 0.1
 MASKED_DIGITS = 4
 """How long a number may be of which nothing is kept; of a longer one, the last two digits are."""
 
-_NUMBER = re.compile(r"\d([ -]?\d){2,}")
-"""Three digits or more, in groups or not."""
+_NUMBER = re.compile(r"\d([ \u00a0\u202f\u2010-\u2015-]?\d){2,}|\d+([./_]\d+){2,}")
+"""Three digits or more, in groups or not; two groups with a dot between them are a decimal."""
 
 Side: TypeAlias = Literal["caller", "agent"]
 
@@ -97,7 +97,10 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return _NUMBER.sub(lambda number: _mask(number[0]), value)
     if isinstance(value, Mapping):
-        return {key: _masked(item) for key, item in value.items()}
+        return {
+            _masked(key) if isinstance(key, (str, int)) else key: _masked(item)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
     if isinstance(value, int) and _NUMBER.search(str(value)):

@@ -12,6 +12,11 @@ class MachineDetector(VoicemailDetector):
     click or a ring would hide the machine behind it.
     """
 
+    async def cleanup(self) -> None:
+        """Decide nothing more; Pipecat's own would, when it stops asking with an answer due."""
+        await self._cancel_decision_timer()
+        await super().cleanup()
+
     async def _decide(self, label: Literal["conversation", "voicemail"]) -> None:
         if self._transcript:
             await super()._decide(label)

@@ -65,7 +65,7 @@ _PRIVATE = (
     # names of LiveKit's rooms and participants it stands between underscores.
     (
         re.compile(
-            r"(?:(?<![^\W_])(?<!\.)|(?<=%[\dA-F]{2}))(?:\+\d{4,13}|\d{8,13})(?=\d\d(?![^\W_]))"
+            r"(?:(?<![^\W_])(?<!\.)|(?<=%[\dA-Fa-f]{2}))(?:\+\d{4,13}|\d{8,13})(?=\d\d(?![^\W_]))"
         ),
         "***",
     ),

@@ -1,7 +1,6 @@
 """The records of calls: a folder each, begun, listed, read, deleted when they are old."""
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from loguru import logger
 from pydantic import SecretStr
+from pydantic_core import from_json
 
 from bot.line import Origin, mask_number
 from bot.records.record import (
@@ -112,7 +112,7 @@ class Records:
         records = []
         for _, folder in found[:limit]:
             with suppress(OSError, ValueError):
-                records.append(json.loads((folder / CALL).read_bytes()))
+                records.append(from_json((folder / CALL).read_bytes()))
         return records
 
     def read(self, call_id: str) -> dict[str, Any]:
@@ -124,15 +124,18 @@ class Records:
         """
         folder = self.folder(call_id)
         try:
-            about: dict[str, Any] = json.loads((folder / CALL).read_bytes())
+            about: dict[str, Any] = from_json((folder / CALL).read_bytes())
             seconds = (folder / PEAKS).stat().st_size / 2 / PEAKS_PER_SECOND
             if about["ended"]:
-                said = json.loads((folder / TRANSCRIPT).read_bytes())["turns"]
+                said = from_json((folder / TRANSCRIPT).read_bytes())["turns"]
             else:
                 said = turns(read_journal(folder), read_peaks(folder))
             return about | {"audio_seconds": seconds, "turns": said}
         # Whoever can write there may have written anything.
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            *(OSError, ValueError, LookupError, TypeError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise RecordDamagedError(f"call {call_id}: {error!r}") from error
 
     def peaks(self, call_id: str, start: float, end: float, columns: int) -> dict[str, Any]:
@@ -209,7 +212,9 @@ class Records:
                     _mend(folder)
             # Whatever is wrong with one must not keep the others beyond their time.
             except Exception as error:
-                logger.warning("call {}: its record is damaged: {!r}", folder.name, error)
+                # One that is gone was deleted by another process.
+                if folder.exists():
+                    logger.warning("call {}: its record is damaged: {!r}", folder.name, error)
 
     def close(self) -> None:
         """Write what is left to write."""
@@ -225,7 +230,9 @@ class Records:
         # Out of sight at once, so that nobody finds a half of it.
         gone = self._folder / f".{folder.name}.deleted"
         folder.rename(gone)
-        shutil.rmtree(gone)
+        # Another process that looks for leftovers deletes the same files.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(gone)
 
 
 def make_folder(folder: Path) -> None:
@@ -274,7 +281,7 @@ def _written(folder: Path) -> float:
 
 def _mend(folder: Path) -> None:
     """Bring a record to its end, if whoever wrote it could not."""
-    about = json.loads((folder / CALL).read_bytes())
+    about = from_json((folder / CALL).read_bytes())
     if about["ended"] is None:
         seconds = (folder / PEAKS).stat().st_size / 2 / PEAKS_PER_SECOND
         conclude(folder, LOST, seconds, complete=False)

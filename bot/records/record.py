@@ -234,10 +234,11 @@ class Files:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write_json(fresh / SETTINGS, self._settings)
         write_json(fresh / CALL, {**self._about, "ended": None})
-        fresh.rename(self._folder)
+        # Nor for a damaged one where the disk has no room for a file.
         for name in (AUDIO, FRAMES, PEAKS):
-            self._open.append(self._open_file(self._folder / name))
+            self._open.append(self._open_file(fresh / name))
         self._write_header()
+        fresh.rename(self._folder)
 
     def write(self, items: list[Item]) -> None:
         """Write items; audio is held back for a moment."""

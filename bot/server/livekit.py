@@ -68,7 +68,8 @@ class Kind(IntEnum):
     AGENT = 4
 
 
-_MACHINES = (Kind.INGRESS, Kind.EGRESS, Kind.AGENT)
+MACHINES = (Kind.INGRESS, Kind.EGRESS, Kind.AGENT)
+"""Who counts as nobody."""
 
 
 class LiveKitLine(Line):
@@ -95,7 +96,7 @@ class LiveKitLine(Line):
     @property
     def occupied(self) -> bool:
         """Whether a person is in the room."""
-        return any(kind not in _MACHINES for kind in self.transport.participants().values())
+        return any(kind not in MACHINES for kind in self.transport.participants().values())
 
     async def until_heard(self) -> None:
         """Return once somebody receives the agent's audio, which takes LiveKit a moment."""
@@ -242,7 +243,7 @@ class LiveKit:
             event.event != "participant_joined"
             or not room.startswith(self._prefix)
             or room.startswith(self._made_prefix)
-            or int(person.kind) in _MACHINES
+            or int(person.kind) in MACHINES
         ):
             return
         self._remember(event)
@@ -349,7 +350,9 @@ class LiveKit:
             # Two processes that are told at one instant both join. Each sees the other, and both
             # know by the names which of them has set out later.
             is_agent = line.transport.participants().get(other) == Kind.AGENT
-            if is_agent and ours < other < identity:
+            # Into the room of the settings nobody is called twice: who is there may be this
+            # process's forerunner, which died, and which LiveKit has not missed yet.
+            if is_agent and ours < other < identity and room != self._named_room:
                 line.gives_way = True
                 logger.info("call {}: another agent was in the LiveKit room before", call.id)
                 await call.cancel()
@@ -473,11 +476,12 @@ def _origin(event: "WebhookEvent") -> Origin:
 
 
 def _api_errors() -> tuple[type[Exception], ...]:
-    """What LiveKit's API client raises."""
+    """What LiveKit's API client raises; the last one where something else is at its address."""
     from aiohttp import ClientError
+    from google.protobuf.message import DecodeError
     from livekit.api import ServerError
 
-    return ServerError, ClientError, TimeoutError
+    return ServerError, ClientError, TimeoutError, DecodeError
 
 
 def _why(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pipecat.transports.livekit.transport import (
 )
 from tenacity import stop_after_attempt
 
+from bot.server.livekit import MACHINES
 from services.errors import one_line
 
 JOIN_SECONDS = 7.0
@@ -50,6 +51,7 @@ class RoomTransport(LiveKitTransport):
             *(url, token, room, params, callbacks, self.name), transport=self, leaving=leaving
         )
         self._failed = False
+        self._machines: set[str] = set()
         self._register_event_handler("on_join_failed")
 
     def participants(self) -> dict[str, int]:
@@ -61,6 +63,22 @@ class RoomTransport(LiveKitTransport):
         """Return once somebody receives our audio."""
         ours = self._client.room.local_participant.track_publications.values()
         await asyncio.gather(*(publication.wait_for_subscription() for publication in ours))
+
+    async def _on_participant_connected(self, participant_id: str) -> None:
+        # Nobody has come for a call, and so nobody is greeted.
+        if self.participants().get(participant_id) in MACHINES:
+            self._machines.add(participant_id)
+            await self._call_event_handler("on_participant_connected", participant_id)
+        else:
+            await super()._on_participant_connected(participant_id)
+
+    async def _on_participant_disconnected(self, participant_id: str) -> None:
+        # Nor does a call end with one: who has left is in the room no more, nor known by its kind.
+        if participant_id in self._machines:
+            self._machines.discard(participant_id)
+            await self._call_event_handler("on_participant_disconnected", participant_id)
+        else:
+            await super()._on_participant_disconnected(participant_id)
 
     async def fail(self, why: str) -> None:
         """Tell that the room cannot be joined; for the transport's own use."""

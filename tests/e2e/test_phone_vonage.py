@@ -128,6 +128,9 @@ async def test_the_busy_tone_is_a_sound_that_vonage_plays(place: Place) -> None:
     """A 16-bit WAV file at 8 kHz, for anybody: half a second of 425 Hz, and as much silence."""
     response = await place.http.get("/phone/busy.wav")
     assert (response.status_code, response.headers["content-type"]) == (200, "audio/wav")
+    # What fetches files may ask first whether there is one.
+    head = await place.http.head("/phone/busy.wav")
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(response.content)))
     with wave.open(io.BytesIO(response.content)) as sound:
         assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, RATE)
         samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")

@@ -72,6 +72,7 @@ class FakeLiveKit:
         transfer_reason: Why one fails; a server may know reasons that its SDKs do not know yet.
         down: Whether every request is answered with 503.
         delay_answer: Seconds until any request is answered.
+        nonsense: What every request is answered with, where something else is at the address.
         no_media: Whether nobody can connect.
         delay_join: Seconds until an agent is let in.
         delay_subscription: Seconds until an agent's audio goes to whoever is there.
@@ -87,6 +88,7 @@ class FakeLiveKit:
     transfer_reason: int = SIPTransferReason.STR_REJECTED
     down: bool = False
     delay_answer: float = 0.0
+    nonsense: bytes = b""
     no_media: bool = False
     delay_join: float = 0.0
     delay_subscription: float = 0.0
@@ -262,6 +264,8 @@ def _twirp(
 
     async def answer(request: web.Request) -> web.Response:
         await asyncio.sleep(fake.delay_answer)
+        if fake.nonsense:
+            return web.Response(body=fake.nonsense, content_type="text/html")
         try:
             if fake.down:
                 raise RefusedError(503, "unavailable", "no response from servers")

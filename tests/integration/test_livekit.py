@@ -408,6 +408,65 @@ async def test_a_room_is_joined_by_name(
         assert fake.deleted == []
 
 
+async def test_a_room_by_name_is_joined_whoever_else_is_there(
+    settings: Settings, engines: Engines, fake: FakeLiveKit
+) -> None:
+    """An agent there may be the one before, which died and which LiveKit has not missed yet."""
+    async with furnished(settings, engines, fake, livekit_room="hall") as before:
+        first = await before.until_seated("hall")
+        async with furnished(settings, engines, fake, livekit_room="hall") as after:
+            await until(lambda: fake.seats["hall"] is not first)
+            (second,) = after.calls
+            met = asyncio.Event()
+
+            @second.line.transport.event_handler("on_participant_connected")
+            async def seen(_: object, identity: str) -> None:
+                assert identity == first.identity
+                met.set()
+
+            await asyncio.wait_for(met.wait(), 5)
+            fake.join("hall", "caller")
+            await until(lambda: first_sound(fake.seats["hall"].heard))
+            assert fake.seats["hall"].identity == claims_of(second).identity
+
+
+async def test_something_else_at_its_address(
+    settings: Settings, engines: Engines, fake: FakeLiveKit
+) -> None:
+    """What is no answer of LiveKit's is said in a line; the process starts, and hears again."""
+    fake.nonsense = b"<html>"
+    async with furnished(settings, engines, fake, livekit_room="hall") as house:
+        assert house.calls == []
+        assert (await house.http.post("/start", json=START)).status_code == 502
+        event = fake.join("parley-one", "caller")
+        assert (await house.tell(event)).status_code == 502
+        fake.nonsense = b""
+        assert (await house.tell(event)).status_code == 200
+        assert len(house.calls) == 1
+
+
+async def test_a_machine_begins_and_ends_no_call(house: House) -> None:
+    """A recorder that is there before the caller is not greeted, nor missed when it leaves."""
+    room = (await house.http.post("/start", json=START)).json()["room"]
+    seat = await house.until_seated(room)
+    call, livekit = house.calls[0], house.livekit
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    @call.line.transport.event_handler("on_participant_connected")
+    @call.line.transport.event_handler("on_participant_disconnected")
+    async def seen(_: object, identity: str) -> None:
+        told.put_nowait(identity)
+
+    livekit.join(room, "recorder", ParticipantInfo.Kind.EGRESS)
+    assert await asyncio.wait_for(told.get(), 5) == "recorder"
+    assert not call._connected.is_set()
+    livekit.leave(room, "recorder")
+    assert await asyncio.wait_for(told.get(), 5) == "recorder"
+    livekit.join(room, "caller")
+    await until(lambda: first_sound(seat.heard))
+    assert house.calls == [call]
+
+
 # The webhook
 
 

@@ -433,6 +433,7 @@ def test_a_number_shows_two_digits_at_most(number: str, shown: str) -> None:
         ("from +441632960961 to 441632960962.", "from ***61 to ***62."),
         ('{"from":"+15005550006"}', '{"from":"***06"}'),
         ("POST /calls?to=%2B15005550006&a=1", "POST /calls?to=%2B***06&a=1"),
+        ("POST /calls?to=%2b15005550006&a=1", "POST /calls?to=%2b***06&a=1"),
         ("room parley-_+15105550123_a1B2", "room parley-_***23_a1B2"),
         ("sip_15105550123 joined", "sip_***23 joined"),
         ("took 0.12345678901234 s at 12:00:00.123", "took 0.12345678901234 s at 12:00:00.123"),

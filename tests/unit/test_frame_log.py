@@ -94,6 +94,10 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
         "cvv": 123,
         "at": "19:43",
         "n": [12, 2.5],
+        "by dots": "06.12.34.56.78",
+        "by hard spaces": "06\u00a012\u00a034\u201156\u00a078",
+        "price": "19.99",
+        "4930123456": "who",
     }
     entries = await noted(
         InputDTMFFrame(KeypadEntry.SEVEN),
@@ -105,7 +109,17 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
         *("dtmf", "dtmf-sent", "tool-call", "tool-result"),
     ]
     assert all(entry.keys() == {"t", "event"} for entry in entries[:2])
-    shown = {"card": "***11", "pin": "***", "cvv": "***", "at": "19:43", "n": [12, 2.5]}
+    shown = {
+        "card": "***11",
+        "pin": "***",
+        "cvv": "***",
+        "at": "19:43",
+        "n": [12, 2.5],
+        "by dots": "***78",
+        "by hard spaces": "***78",
+        "price": "19.99",
+        "***56": "who",
+    }
     assert entries[2]["arguments"] == shown
     assert entries[3]["result"] == {"digits": "***47", "paid": True}
     assert given["pin"] == "4711"

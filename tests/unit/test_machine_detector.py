@@ -1,5 +1,6 @@
 """A machine is known by what it says, and by nothing else."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,3 +64,30 @@ async def test_the_first_words_decide(turns: list[str], verdicts: list[str]) -> 
 
     await run_test(detector, frames_to_send=[frame for turn in turns for frame in said(turn)])
     assert told == verdicts
+
+
+async def test_a_call_that_ends_while_the_model_thinks_decides_nothing() -> None:
+    """Who hangs up before the model has answered was neither a person nor a machine."""
+    asked = asyncio.Event()
+
+    class Slow(Judge):
+        async def _ask(
+            self, state: Any, questions: Mapping[str, Any], images: Sequence[Any] = ()
+        ) -> tuple[dict[str, Any], None]:
+            asked.set()
+            await asyncio.sleep(3600)
+            return await super()._ask(state, questions, images)
+
+    detector = MachineDetector(
+        classifier=Slow(), decision_timeout=TIMEOUT, voicemail_response_delay=TIMEOUT
+    )
+    told: list[str] = []
+
+    @detector.event_handler("on_conversation_detected")
+    @detector.event_handler("on_voicemail_detected")
+    async def decided(_: object) -> None:
+        told.append("decided")
+
+    await run_test(detector, frames_to_send=said("please leave a message"))
+    assert asked.is_set()
+    assert told == []

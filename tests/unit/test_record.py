@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import shutil
 import stat
 import threading
 import time
@@ -24,6 +25,7 @@ from pydantic import SecretStr
 
 from bot.call import Calls
 from bot.line import Origin
+from bot.records import folder as folders
 from bot.records.folder import RecordInUseError, Records, settings_in_force
 from bot.records.record import (
     AUDIO,
@@ -33,6 +35,7 @@ from bot.records.record import (
     HOLD_SECONDS,
     LOST,
     MAX_BATCHES,
+    PEAKS,
     TRANSCRIPT,
     Files,
     Sound,
@@ -396,6 +399,27 @@ def test_a_full_disk_ends_the_record_and_nothing_else(tmp_path: Path, log: list[
     assert json.loads((tmp_path / ID / CALL).read_bytes())["complete"] is False
 
 
+def test_a_disk_that_is_full_from_the_start_leaves_no_damaged_record(
+    tmp_path: Path, log: list[str]
+) -> None:
+    """A record of which a file cannot be made is not there at all; one line says why."""
+
+    def open_file(path: Path) -> BinaryIO:
+        if path.name == PEAKS:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open_private(path)
+
+    records = Records(Settings(record=tmp_path), tmp_path, open_file=open_file)
+    record = begin(records)
+    speak(record, 3)
+    record.end()
+    records.close()
+    assert len(log) == 1
+    assert "No space left" in log[0]
+    assert records.latest(1) == []
+    assert not (tmp_path / ID).exists()
+
+
 def test_a_slow_disk_ends_the_record_and_nothing_else(tmp_path: Path, log: list[str]) -> None:
     """A disk that stands still holds nobody up, and what waits for it is bounded."""
     free, stuck = threading.Event(), threading.Event()
@@ -491,7 +515,16 @@ def test_old_records_are_deleted_and_no_others(tmp_path: Path) -> None:
     records.close()
 
 
-@pytest.mark.parametrize("about", ["", "{", "[]", "null", '{"ended": null}', '{"ended": 1}'])
+@pytest.mark.parametrize(
+    "about",
+    [
+        *("", "{", "[]", "null", '{"ended": null}', '{"ended": 1}'),
+        pytest.param("[" * 100_000, id="deep"),
+        # Half a character, which no answer can carry.
+        '{"id": "\\ud800", "agent": "", "voice": "", "started": "", "origin": {"transport": "", '
+        '"line": "", "caller": "", "called": "", "outbound": false}}',
+    ],
+)
 async def test_one_damaged_record_hides_none_and_keeps_none(
     tmp_path: Path, about: str, log: list[str]
 ) -> None:
@@ -511,6 +544,35 @@ async def test_one_damaged_record_hides_none_and_keeps_none(
     assert young.exists()
     assert not old.exists()
     records.close()
+
+
+def test_processes_that_share_a_folder_delete_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """What another process deletes at the same instant is deleted, and not told to be damaged."""
+    records, other = recorder(tmp_path, record_days=2), recorder(tmp_path, record_days=2)
+    finished(records, ID, 3)
+    finished(records, OTHER, 1)
+    in_use, rmtree = folders._in_use, shutil.rmtree
+
+    def swept_meanwhile(folder: Path) -> bool:
+        monkeypatch.setattr(folders, "_in_use", in_use)
+        other.sweep()
+        return False
+
+    def cleared_meanwhile(folder: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        other.sweep()
+        rmtree(folder)
+
+    monkeypatch.setattr(folders, "_in_use", swept_meanwhile)
+    records.sweep()
+    monkeypatch.setattr(shutil, "rmtree", cleared_meanwhile)
+    records.delete(OTHER)
+    records.close()
+    other.close()
+    assert log == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_may_be_kept_for_ever(tmp_path: Path) -> None:
@@ -626,6 +688,8 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) ->
         (CALL, '{"ended": 1}'),
         (CALL, '{"ended": null, "in_progress": 1}'),
         ("peaks.bin", None),
+        pytest.param(TRANSCRIPT, "[" * 100_000, id="deep"),
+        (TRANSCRIPT, '{"turns": [{"side": "agent", "start": 0, "end": 1, "text": "\\ud800"}]}'),
     ],
 )
 async def test_a_damaged_record_is_said_to_be_one(

@@ -386,6 +386,7 @@ def router(phone: Phone) -> APIRouter:
         return await phone.place(wanted)
 
     # Before the carriers: the first route that matches answers.
+    @api.head("/phone/busy.wav", include_in_schema=False)
     @api.get(
         "/phone/busy.wav",
         response_class=Response,
