@@ -11,7 +11,7 @@ import httpx
 from bench.calls import BARGE_IN_LIMIT, load_clips
 from bench.figures import Figure, Sample
 from bench.sides import both
-from tests.callers.phone import RATE
+from tests.callers.phone import RATE, PhoneCaller
 from tests.callers.phone_twilio import ACCOUNT, TOKEN, TwilioCaller, TwilioNetwork, sid
 
 PUBLIC = "https://bench.example.org"
@@ -31,7 +31,7 @@ BOUND = 0.25
 MOMENTS = (0.4, 1.3, 0.8, 1.7, 0.6, 1.1)
 """Seconds from a greeting's first sound to the barge-in, each taken in its turn."""
 
-Dial = Callable[[], Awaitable[TwilioCaller]]
+Dial = Callable[[], Awaitable[PhoneCaller]]
 
 
 async def clear(mind: Mapping[str, str], quick: bool) -> list[Figure]:
@@ -44,7 +44,7 @@ async def clear(mind: Mapping[str, str], quick: bool) -> list[Figure]:
     with both({**mind, **TWILIO}) as (ours, peer):
         async with httpx.AsyncClient(base_url=ours.url) as http:
 
-            async def dial_peer() -> TwilioCaller:
+            async def dial_peer() -> PhoneCaller:
                 return TwilioCaller(f"ws://127.0.0.1:{peer.port}/ws", sid("CA"))
 
             dials: tuple[Dial, Dial] = (TwilioNetwork(http, PUBLIC).call, dial_peer)

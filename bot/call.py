@@ -434,7 +434,7 @@ class Calls:
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[None]:
-        """Keep room for one call while what carries it is made, a room for example.
+        """Keep a place for one call while what carries it is made, a room for example.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.
@@ -455,7 +455,7 @@ class Calls:
         Args:
             open_line: Makes what carries it, where there is room; the call closes it.
             voice: A voice other than the agent's own; it must be one of the engines'.
-            reserved: Whether it takes the room that is kept by `reserve`, within whose block it is.
+            reserved: Whether it takes the place that `reserve` keeps, within whose block it is.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.

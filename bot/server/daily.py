@@ -459,7 +459,7 @@ class Daily:
         *,
         reserved: bool = True,
     ) -> Call:
-        """Begin the agent's call in a room; while one is made, room for the call is kept.
+        """Begin the agent's call in a room; the arguments are those of `Calls.start`.
 
         Raises:
             TooManyCallsError: The process is full, or about to stop.

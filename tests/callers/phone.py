@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -82,13 +83,16 @@ class PhoneCaller(ABC):
     echoes_cleared = True
     """Whether the carrier echoes the marks in what it is told to forget."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str, call_id: str, headers: Mapping[str, str] | None = None) -> None:
         """Prepare a call.
 
         Args:
-            url: The media socket's address.
-            headers: What its upgrade bears.
+            url: Where the media socket is reached.
+            call_id: The call's ID in the start.
+            headers: What the upgrade bears.
         """
+        self.call_id = call_id
+        self.stream_id = str(uuid4())
         self.frames: list[Heard] = []
         """What the person heard, 20 ms each, without holes."""
         self.received: list[tuple[float, Any]] = []
@@ -102,6 +106,7 @@ class PhoneCaller(ABC):
         self.close_code = 0
         self.echoes_marks = True
         self._url = url
+        self._sequence = 0
         self._headers = dict(headers or {})
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,44 +13,83 @@ import numpy as np
 
 from tests.callers.audio import Samples
 from tests.callers.phone import Audio, Clear, Mark, PhoneCaller, reached_at
+from tests.callers.phone_network import Network
+from tests.fakes.carrier_api import Asked
 
 SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+API_KEY = "the-key"
+API_TOKEN = "the-token"
+ACCOUNT = "acme1"
+FLOW = "4711"
 
 CALLER = "+919876543210"
 CALLED = "+918047491899"
 
 
-def applet_query(call_id: str, *, outbound: bool = False) -> dict[str, str]:
-    """What an applet sends with its GET when someone calls, or is called."""
+OUTBOUND = {"CallFrom": CALLED, "CallTo": CALLER, "Direction": "outbound-dial"}
+"""What an applet says otherwise of a call that was asked for."""
+
+
+def applet_query(call_id: str, **fields: str) -> dict[str, str]:
+    """What an applet sends with its GET when someone calls."""
     return {
         "CallSid": call_id,
-        "CallFrom": CALLED if outbound else CALLER,
-        "CallTo": CALLER if outbound else CALLED,
-        "Direction": "outbound-dial" if outbound else "incoming",
+        "CallFrom": CALLER,
+        "CallTo": CALLED,
+        "Direction": "incoming",
         "Created": "2026-11-21 10:00:00",
+        **fields,
     }
 
 
-class ExotelFlow:
-    """A flow: Voicebot, then Connect with a dynamic URL, then Hangup on all of its branches."""
+class ExotelNetwork(Network):
+    """Exotel, for one flow, whose applets' addresses end in `SECRET`.
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        """Make the flow, whose addresses end in `SECRET`.
+    Its applets are Voicebot, then Connect with a dynamic URL, then Hangup on all of its branches.
+    """
 
-        Args:
-            http: A client whose base is the agent's address on loopback.
-        """
-        self._http = http
+    name = "exotel"
+    numbers = (CALLER, CALLED)
 
-    async def call(self, call_id: str | None = None, *, outbound: bool = False) -> "ExotelCaller":
-        """A call that the Voicebot applet asked about and is about to carry."""
-        call_id = call_id or uuid4().hex
-        query = applet_query(call_id, outbound=outbound)
-        response = await self._http.get(f"/phone/exotel/{SECRET}", params=query)
-        assert response.status_code == 200, response.text
-        return ExotelCaller(reached_at(str(self._http.base_url), response.json()["url"]), call_id)
+    @classmethod
+    def settings(cls, folder: Path) -> dict[str, Any]:
+        """The secret, and the account with its number and its flow."""
+        return {
+            "exotel_secret": SECRET,
+            "exotel_api_key": API_KEY,
+            "exotel_api_token": API_TOKEN,
+            "exotel_account_sid": ACCOUNT,
+            "exotel_number": CALLED,
+            "exotel_flow": FLOW,
+        }
 
-    async def go_on(self, caller: "ExotelCaller") -> list[str]:
+    @staticmethod
+    def new_id() -> str:
+        """A UUID in hexadecimal digits."""
+        return uuid4().hex
+
+    async def announce(self, call_id: str, **fields: str) -> httpx.Response:
+        """Have the Voicebot applet ask about a call, and return what it is told."""
+        query = applet_query(call_id, **fields)
+        return await self.http.get(f"/phone/exotel/{SECRET}", params=query)
+
+    @staticmethod
+    def socket_in(answer: httpx.Response) -> str:
+        """The address that the Voicebot applet is told."""
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["url"])
+
+    def caller(self, url: str, call_id: str) -> "ExotelCaller":
+        """What opens the socket at a public address."""
+        return ExotelCaller(reached_at(str(self.http.base_url), url), call_id)
+
+    async def check_hung_up(self, caller: PhoneCaller, asked: Sequence[Asked]) -> None:
+        """By the flow, which finds nobody to dial: Exotel has no request for it."""
+        assert list(asked) == []
+        assert await self.go_on(caller) == []
+
+    async def go_on(self, caller: PhoneCaller) -> list[str]:
         """Go on once the agent has closed the socket.
 
         Returns:
@@ -60,7 +101,7 @@ class ExotelFlow:
             "DialCallDuration": "0",
             "CallType": "call-attempt",
         }
-        response = await self._http.get(
+        response = await self.http.get(
             f"/phone/exotel/connect/{SECRET}",
             params=query,
             headers={"Exotel-Version": "1.0"},
@@ -75,20 +116,6 @@ class ExotelFlow:
 
 class ExotelCaller(PhoneCaller):
     """A call over the Voicebot applet's socket."""
-
-    def __init__(self, url: str, call_id: str) -> None:
-        """Prepare a call.
-
-        Args:
-            url: Where the socket is reached.
-            call_id: The call's name in the start.
-        """
-        super().__init__(url)
-        self.call_id = call_id
-        self.stream_id = uuid4().hex
-        self.sizes: list[int] = []
-        """Bytes of audio in each message of the agent."""
-        self._sequence = 0
 
     def begin(self) -> list[str]:
         """`connected`, then `start`."""
@@ -118,12 +145,13 @@ class ExotelCaller(PhoneCaller):
         return self._message("media", media={"chunk": "1", "timestamp": "0", "payload": payload})
 
     def read(self, message: Any) -> Audio | Mark | Clear | None:
-        """`media`, `mark` and `clear`, which must all name the stream."""
+        """`media` of a size that Exotel takes, `mark` and `clear`; all must name the stream."""
         assert message["stream_sid"] == self.stream_id
         match message["event"]:
             case "media":
                 pcm = base64.b64decode(message["media"]["payload"])
-                self.sizes.append(len(pcm))
+                assert 3200 <= len(pcm) <= 100_000
+                assert len(pcm) % 320 == 0
                 return Audio(np.frombuffer(pcm, "<i2"))
             case "mark":
                 return Mark(message["mark"]["name"])

@@ -5,17 +5,22 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, TypeVar
 
 import httpx
+import numpy as np
+from pipecat.frames.frames import Frame
 
 from bot.agent import Agent
 from bot.call import Call
 from bot.engines import Engines
 from bot.settings import Settings
-from tests.callers.audio import Samples, transcribe
+from tests.callers.audio import Samples, silence, transcribe
 from tests.callers.local_server import LocalServer, serve
 from tests.callers.phone import RATE, PhoneCaller
+from tests.callers.phone_network import Network
 from tests.fakes.carrier_api import Asked, CarrierApi, carrier_api
 
 PUBLIC = "https://agent.example.org"
@@ -23,19 +28,43 @@ PUBLIC = "https://agent.example.org"
 
 AGENT = Agent(greeting="Hello, this is the telephone of the agent.", goodbye="Goodbye.")
 
+MESSAGE = "Good morning. You may ask me about the time of day."
+"""Words that a recogniser made for wide-band speech finds in the embedded voice at 8 kHz."""
+
+N = TypeVar("N", bound=Network)
+
+
+def understood(audio: Samples) -> bool:
+    """Whether a recogniser finds `MESSAGE` in what was heard.
+
+    The embedded voice speaks a little otherwise each time, and at 8 kHz the recogniser, which was
+    made for wide-band speech, may miss most of it: it listens at up to three paces.
+    """
+    words = {"good", "morning", "you", "may", "ask", "me", "about", "time", "day"}
+    quiet = silence(0.5, RATE)
+    around = np.concatenate([quiet, audio, quiet])
+    found: set[str] = set()
+    for pace in (1.0, 0.95, 1.05):
+        found |= words.intersection(transcribe(around, int(RATE * pace)))
+        if len(found) >= 4:
+            return True
+    return False
+
 
 @dataclass(frozen=True)
-class Place:
-    """A server and a carrier's REST API.
+class Place(Generic[N]):
+    """A server and a carrier.
 
     Attributes:
         server: The server.
         http: A client whose base is its address on loopback.
+        network: The carrier's side of it.
         api: The carrier's REST API.
     """
 
     server: LocalServer
     http: httpx.AsyncClient
+    network: N
     api: CarrierApi
 
     async def until(self, holds: Callable[[], object]) -> None:
@@ -53,6 +82,10 @@ class Place:
         await self.until_calls(1)
         return next(iter(self.server.calls))
 
+    async def queue(self, frame: Frame) -> None:
+        """Have the agent do something, in the call in progress."""
+        await (await self.only_call())._worker.queue_frame(frame)
+
     async def interrupt(self, caller: PhoneCaller, speech: Samples) -> list[str]:
         """Talk over the greeting of a call that begins, and make sure that this ends it.
 
@@ -68,8 +101,8 @@ class Place:
             await caller.wait_for_speech(after=time.monotonic())
         said = await caller.say(speech)
         cleared = await caller.wait_for_clear(after=said.start)
-        assert cleared - said.start < 1.5
-        assert await caller.wait_for_silence(cleared) - cleared < 0.3
+        assert cleared < min(said.end, said.start + 1.5)
+        assert await caller.wait_for_silence(cleared) - cleared < 0.1
         return transcribe(caller.sent(0.0, cleared), RATE)
 
     async def asked(self) -> Asked:
@@ -81,21 +114,32 @@ class Place:
 
 @asynccontextmanager
 async def phone_place(
-    settings: Settings, engines: Engines, carrier: str, **wanted: Any
-) -> AsyncIterator[Place]:
+    settings: Settings,
+    engines: Engines,
+    network: type[N],
+    agent: Agent = AGENT,
+    *,
+    public_url: str = PUBLIC,
+    **wanted: Any,
+) -> AsyncIterator[Place[N]]:
     """Serve until the block ends.
 
     Args:
         settings: The settings but for the carrier's.
         engines: What the agent speaks, hears and thinks with.
-        carrier: The carrier.
-        wanted: Its settings, but for its REST API's address.
+        network: The carrier.
+        agent: Who answers.
+        public_url: Where the server believes to be.
+        wanted: Settings besides, or in place of the carrier's.
     """
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(carrier_api())
-        given = {"public_url": PUBLIC, f"{carrier}_api_url": api.url, **wanted}
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        theirs = {**network.settings(folder), f"{network.name}_api_url": api.url}
         # Through the model, so that each is what its field makes of it.
-        telephone = Settings(**{**settings.model_dump(exclude_unset=True), **given})
-        server = await stack.enter_async_context(serve(telephone, engines, AGENT))
+        given = {**settings.model_dump(exclude_unset=True), "public_url": public_url, **theirs}
+        server = await stack.enter_async_context(
+            serve(Settings(**{**given, **wanted}), engines, agent)
+        )
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url))
-        yield Place(server, http, api)
+        yield Place(server, http, network(http, public_url), api)

@@ -3,7 +3,8 @@
 import base64
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +21,14 @@ from tests.callers.phone import (
     reached_at,
     to_mulaw,
 )
+from tests.callers.phone_network import Network
+from tests.fakes.carrier_api import Asked
 
 ACCOUNT = "MAXXXXXXXXXXXXXXXXXX"
 TOKEN = "NjY0ZTU1MmYzZTNhNGE5YmI1ZmI4NGM4ZGQ5"
+
+CALLS = f"/v1/Account/{ACCOUNT}/Call/"
+"""The Call resource of the REST API."""
 
 CALLER = "14157654321"
 CALLED = "14153464321"
@@ -54,18 +60,25 @@ def webhook(call_id: str, **fields: str) -> dict[str, str]:
     }
 
 
-class PlivoNetwork:
-    """Plivo's side of a server that is reached on loopback and believes to be elsewhere."""
+class PlivoNetwork(Network):
+    """Plivo, for one account."""
 
-    def __init__(self, http: httpx.AsyncClient, public_url: str) -> None:
-        """Know both addresses.
+    name = "plivo"
+    numbers = (f"+{CALLER}", f"+{CALLED}")
 
-        Args:
-            http: A client whose base is the address on loopback.
-            public_url: The public one.
-        """
-        self.http = http
-        self.public_url = public_url
+    @classmethod
+    def settings(cls, folder: Path) -> dict[str, Any]:
+        """The account and its number."""
+        return {
+            "plivo_auth_id": ACCOUNT,
+            "plivo_auth_token": TOKEN,
+            "plivo_number": f"+{CALLED}",
+        }
+
+    @staticmethod
+    def new_id() -> str:
+        """A UUID."""
+        return str(uuid4())
 
     async def post(
         self, path: str, fields: Mapping[str, str], *, headers: Mapping[str, str] | None = None
@@ -74,45 +87,34 @@ class PlivoNetwork:
         headers = sign(self.public_url + path, fields) if headers is None else headers
         return await self.http.post(path, data=dict(fields), headers=dict(headers))
 
-    async def ring(self, call_id: str) -> str:
-        """Have someone call, and return the socket's public address from the XML."""
-        return str(stream(await self.post("/phone/plivo", webhook(call_id))).text)
+    async def announce(self, call_id: str, **fields: str) -> httpx.Response:
+        """Have someone call, and return the XML."""
+        return await self.post("/phone/plivo", webhook(call_id, **fields))
 
-    async def call(self) -> "PlivoCaller":
-        """A call that was answered and is about to be carried."""
-        call_id = str(uuid4())
-        return self.caller(await self.ring(call_id), call_id)
+    @staticmethod
+    def socket_in(answer: httpx.Response) -> str:
+        """The address in XML that connects a call with a stream."""
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("application/xml")
+        stream = ET.fromstring(answer.text).find("./Stream")
+        assert stream is not None, answer.text
+        return str(stream.text)
 
     def caller(self, url: str, call_id: str) -> "PlivoCaller":
         """What opens the socket at a public address."""
         return PlivoCaller(reached_at(str(self.http.base_url), url), call_id)
 
-
-def stream(response: httpx.Response) -> ET.Element:
-    """The stream in XML that connects a call with one; its text is the address."""
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"].startswith("application/xml")
-    found = ET.fromstring(response.text).find("./Stream")
-    assert found is not None, response.text
-    return found
+    async def check_hung_up(self, caller: PhoneCaller, asked: Sequence[Asked]) -> None:
+        """By the one request that deletes it."""
+        (request,) = asked
+        assert (request.method, request.path) == ("DELETE", f"{CALLS}{caller.call_id}/")
+        assert request.authorization == httpx.BasicAuth(ACCOUNT, TOKEN)._auth_header
 
 
 class PlivoCaller(PhoneCaller):
     """A call over a bidirectional audio stream."""
 
     echoes_cleared = False
-
-    def __init__(self, url: str, call_id: str) -> None:
-        """Prepare a call.
-
-        Args:
-            url: Where the socket is reached.
-            call_id: The call's name in the start.
-        """
-        super().__init__(url)
-        self.call_id = call_id
-        self.stream_id = str(uuid4())
-        self._sequence = 0
 
     def begin(self) -> list[str]:
         """`start`."""

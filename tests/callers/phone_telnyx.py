@@ -4,7 +4,8 @@ import base64
 import json
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -22,6 +23,8 @@ from tests.callers.phone import (
     reached_at,
     to_mulaw,
 )
+from tests.callers.phone_network import Network
+from tests.fakes.carrier_api import Asked
 
 KEY = SigningKey(b"telnyx signs with this in tests.")
 """What stands for Telnyx's own key."""
@@ -29,15 +32,12 @@ KEY = SigningKey(b"telnyx signs with this in tests.")
 PUBLIC_KEY = base64.b64encode(bytes(KEY.verify_key)).decode()
 """Its public half, as Telnyx's portal shows it."""
 
+API_KEY = "KEY0123456789ABCDEF"
+APPLICATION = "1293384261075731499"
 ACCOUNT = "f5586561-8ff0-4291-a51b-c7dfe4139ff9"
 
 CALLER = "+13122010094"
 CALLED = "+13122123456"
-
-
-def call_name() -> str:
-    """A call control ID, which is also the `CallSid` of TeXML."""
-    return f"v3:{uuid4().hex}-{uuid4().hex[:12]}"
 
 
 def sign(body: bytes, at: float | None = None, key: SigningKey = KEY) -> dict[str, str]:
@@ -57,7 +57,7 @@ def webhook(call_id: str, **fields: str) -> bytes:
             "AccountSid": ACCOUNT,
             "CallSid": call_id,
             "CallSidLegacy": call_id,
-            "ConnectionId": "1293384261075731499",
+            "ConnectionId": APPLICATION,
             "From": CALLER,
             "To": CALLED,
             "CallStatus": "ringing",
@@ -66,18 +66,26 @@ def webhook(call_id: str, **fields: str) -> bytes:
     ).encode()
 
 
-class TelnyxNetwork:
-    """Telnyx's side of a server that is reached on loopback and believes to be elsewhere."""
+class TelnyxNetwork(Network):
+    """Telnyx, for one TeXML application."""
 
-    def __init__(self, http: httpx.AsyncClient, public_url: str) -> None:
-        """Know both addresses.
+    name = "telnyx"
+    numbers = (CALLER, CALLED)
 
-        Args:
-            http: A client whose base is the address on loopback.
-            public_url: The public one.
-        """
-        self.http = http
-        self.public_url = public_url
+    @classmethod
+    def settings(cls, folder: Path) -> dict[str, Any]:
+        """The keys, the application and its number."""
+        return {
+            "telnyx_public_key": PUBLIC_KEY,
+            "telnyx_api_key": API_KEY,
+            "telnyx_application": APPLICATION,
+            "telnyx_number": CALLED,
+        }
+
+    @staticmethod
+    def new_id() -> str:
+        """A call control ID, which is also the `CallSid` of TeXML."""
+        return f"v3:{uuid4().hex}-{uuid4().hex[:12]}"
 
     async def post(
         self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None
@@ -87,18 +95,25 @@ class TelnyxNetwork:
         form = {"content-type": "application/x-www-form-urlencoded"}
         return await self.http.post(path, content=body, headers={**form, **headers})
 
-    async def ring(self, call_id: str) -> str:
-        """Have someone call, and return the socket's public address from the TeXML."""
-        return stream(await self.post("/phone/telnyx", webhook(call_id)))["url"]
+    async def announce(self, call_id: str, **fields: str) -> httpx.Response:
+        """Have someone call, and return the TeXML."""
+        return await self.post("/phone/telnyx", webhook(call_id, **fields))
 
-    async def call(self) -> "TelnyxCaller":
-        """A call that was answered and is about to be carried."""
-        call_id = call_name()
-        return self.caller(await self.ring(call_id), call_id)
+    @staticmethod
+    def socket_in(answer: httpx.Response) -> str:
+        """The address in TeXML that connects a call with a stream."""
+        return stream(answer)["url"]
 
     def caller(self, url: str, call_id: str, encoding: str = "PCMU") -> "TelnyxCaller":
         """What opens the socket at a public address."""
         return TelnyxCaller(reached_at(str(self.http.base_url), url), call_id, encoding)
+
+    async def check_hung_up(self, caller: PhoneCaller, asked: Sequence[Asked]) -> None:
+        """By the one request for it."""
+        (request,) = asked
+        path = f"/v2/calls/{caller.call_id}/actions/hangup"
+        assert (request.method, request.path) == ("POST", path)
+        assert request.authorization == f"Bearer {API_KEY}"
 
 
 def stream(response: httpx.Response) -> dict[str, str]:
@@ -118,14 +133,11 @@ class TelnyxCaller(PhoneCaller):
 
         Args:
             url: Where the socket is reached.
-            call_id: The call's name in the start.
+            call_id: The call's ID in the start.
             encoding: What the start says of the audio.
         """
-        super().__init__(url)
-        self.call_id = call_id
-        self.stream_id = str(uuid4()).upper()
+        super().__init__(url, call_id)
         self._encoding = encoding
-        self._sequence = 0
 
     def begin(self) -> list[str]:
         """`connected`, then `start`."""

@@ -3,7 +3,8 @@
 import base64
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ from twilio.request_validator import RequestValidator
 
 from tests.callers.audio import Samples
 from tests.callers.phone import Audio, Clear, Mark, PhoneCaller, from_mulaw, reached_at, to_mulaw
+from tests.callers.phone_network import Network
+from tests.fakes.carrier_api import Asked
 
 ACCOUNT = "AC" + "5" * 32
 TOKEN = "e8a3c1f0b2d4968775a1c3e5f7092b4d"
@@ -49,18 +52,25 @@ def webhook(call_id: str, **fields: str) -> dict[str, str]:
     }
 
 
-class TwilioNetwork:
-    """Twilio's side of a server that is reached on loopback and believes to be elsewhere."""
+class TwilioNetwork(Network):
+    """Twilio, for one account."""
 
-    def __init__(self, http: httpx.AsyncClient, public_url: str) -> None:
-        """Know both addresses.
+    name = "twilio"
+    numbers = (CALLER, CALLED)
 
-        Args:
-            http: A client whose base is the address on loopback.
-            public_url: The public one, which is signed.
-        """
-        self.http = http
-        self.public_url = public_url
+    @classmethod
+    def settings(cls, folder: Path) -> dict[str, Any]:
+        """The account and its number."""
+        return {
+            "twilio_account_sid": ACCOUNT,
+            "twilio_auth_token": TOKEN,
+            "twilio_number": CALLED,
+        }
+
+    @staticmethod
+    def new_id() -> str:
+        """`CA…`."""
+        return sid("CA")
 
     async def post(
         self, path: str, fields: Mapping[str, str], *, headers: Mapping[str, str] | None = None
@@ -69,46 +79,40 @@ class TwilioNetwork:
         headers = sign(self.public_url + path, fields) if headers is None else headers
         return await self.http.post(path, data=dict(fields), headers=dict(headers))
 
-    async def ring(self, call_id: str, **fields: str) -> str:
-        """Have someone call, and return the socket's public address from the TwiML."""
-        return stream_url(await self.post("/phone/twilio", webhook(call_id, **fields)))
+    async def announce(self, call_id: str, **fields: str) -> httpx.Response:
+        """Have someone call, and return the TwiML."""
+        return await self.post("/phone/twilio", webhook(call_id, **fields))
 
-    async def call(self) -> "TwilioCaller":
-        """A call that was answered and is about to be carried."""
-        call_id = sid("CA")
-        return self.caller(await self.ring(call_id), call_id)
+    @staticmethod
+    def socket_in(answer: httpx.Response) -> str:
+        """The address in TwiML that connects a call with a stream."""
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("application/xml")
+        stream = ET.fromstring(answer.text).find("./Connect/Stream")
+        assert stream is not None, answer.text
+        url = stream.attrib["url"]
+        assert "?" not in url
+        return url
 
     def caller(self, url: str, call_id: str) -> "TwilioCaller":
         """What opens the socket at a public address, signed for it."""
-        return TwilioCaller(reached_at(str(self.http.base_url), url), call_id, headers=sign(url))
+        return TwilioCaller(reached_at(str(self.http.base_url), url), call_id, sign(url))
 
-
-def stream_url(response: httpx.Response) -> str:
-    """The address in TwiML that connects a call with a stream."""
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"].startswith("application/xml")
-    stream = ET.fromstring(response.text).find("./Connect/Stream")
-    assert stream is not None, response.text
-    url = stream.attrib["url"]
-    assert "?" not in url
-    return url
+    async def check_hung_up(self, caller: PhoneCaller, asked: Sequence[Asked]) -> None:
+        """By the one request that completes it."""
+        (request,) = asked
+        assert request.path == f"/2010-04-01/Accounts/{ACCOUNT}/Calls/{caller.call_id}.json"
+        assert request.form == {"Status": "completed"}
+        assert request.authorization == httpx.BasicAuth(ACCOUNT, TOKEN)._auth_header
 
 
 class TwilioCaller(PhoneCaller):
     """A call over Media Streams."""
 
-    def __init__(self, url: str, call_id: str, *, headers: Mapping[str, str] | None = None) -> None:
-        """Prepare a call.
-
-        Args:
-            url: Where the socket is reached.
-            call_id: The call's name in the start.
-            headers: What the upgrade bears.
-        """
-        super().__init__(url, headers)
-        self.call_id = call_id
+    def __init__(self, url: str, call_id: str, headers: Mapping[str, str] | None = None) -> None:
+        """Prepare a call; the arguments are `PhoneCaller`'s."""
+        super().__init__(url, call_id, headers)
         self.stream_id = sid("MZ")
-        self._sequence = 0
         self._chunk = 0
 
     def begin(self) -> list[str]:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,12 +17,29 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.callers.audio import Samples
 from tests.callers.phone import Audio, Clear, Mark, PhoneCaller, reached_at
+from tests.callers.phone_network import Network
+from tests.fakes.carrier_api import Asked
 
 SECRET = "vonage-signature-secret-of-the-tests-0123456789abcdef"
 APPLICATION = "aaaaaaaa-bbbb-cccc-dddd-0123456789ab"
 
+AUDIO = "audio/l16;rate=8000"
+"""How the NCCO asks for it."""
+
 CALLER = "447700900000"
 CALLED = "442079460000"
+
+
+@cache
+def private_key() -> rsa.RSAPrivateKey:
+    """The application's."""
+    return rsa.generate_private_key(65537, 2048)
+
+
+def claims(asked: Asked) -> dict[str, Any]:
+    """What the token of a request to the REST API says, known to be the application's."""
+    token = asked.authorization.removeprefix("Bearer ")
+    return jwt.decode(token, private_key().public_key(), algorithms=["RS256"])
 
 
 def as_pem(key: rsa.RSAPrivateKey) -> bytes:
@@ -68,18 +87,28 @@ def webhook(call_id: str, **fields: str) -> bytes:
     ).encode()
 
 
-class VonageNetwork:
-    """Vonage's side of a server that is reached on loopback and believes to be elsewhere."""
+class VonageNetwork(Network):
+    """Vonage, for one application."""
 
-    def __init__(self, http: httpx.AsyncClient, public_url: str) -> None:
-        """Know both addresses.
+    name = "vonage"
+    numbers = (f"+{CALLER}", f"+{CALLED}")
 
-        Args:
-            http: A client whose base is the address on loopback.
-            public_url: The public one.
-        """
-        self.http = http
-        self.public_url = public_url
+    @classmethod
+    def settings(cls, folder: Path) -> dict[str, Any]:
+        """The secret, and the application with its key and its number."""
+        pem = folder / "private.key"
+        pem.write_bytes(as_pem(private_key()))
+        return {
+            "vonage_signature_secret": SECRET,
+            "vonage_application_id": APPLICATION,
+            "vonage_private_key": pem,
+            "vonage_number": f"+{CALLED}",
+        }
+
+    @staticmethod
+    def new_id() -> str:
+        """A UUID."""
+        return str(uuid4())
 
     async def post(
         self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None
@@ -89,30 +118,36 @@ class VonageNetwork:
         kind = {"content-type": "application/json"}
         return await self.http.post(path, content=body, headers={**kind, **headers})
 
-    async def ring(self, call_id: str) -> dict[str, Any]:
-        """Have someone call, and return the WebSocket endpoint from the NCCO."""
-        return endpoint(await self.post("/phone/vonage", webhook(call_id)))
+    async def announce(self, call_id: str, **fields: str) -> httpx.Response:
+        """Have someone call, and return the NCCO."""
+        return await self.post("/phone/vonage", webhook(call_id, **fields))
 
-    async def call(self) -> "VonageCaller":
-        """A call that was answered and is about to be carried."""
-        return self.caller(await self.ring(str(uuid4())))
+    @staticmethod
+    def socket_in(answer: httpx.Response) -> str:
+        """The address in an NCCO that connects a call with a WebSocket."""
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("application/json")
+        (action,) = answer.json()
+        assert action["action"] == "connect"
+        (endpoint,) = action["endpoint"]
+        assert endpoint["type"] == "websocket"
+        assert endpoint["content-type"] == AUDIO
+        # `VonageCaller` says them in its first message.
+        assert endpoint["headers"].keys() == {"call"}
+        return str(endpoint["uri"])
 
-    def caller(self, wanted: Mapping[str, Any]) -> "VonageCaller":
-        """What opens the socket of an endpoint."""
-        url = reached_at(str(self.http.base_url), wanted["uri"])
-        return VonageCaller(url, wanted["content-type"], wanted["headers"])
+    def caller(self, url: str, call_id: str, content_type: str = AUDIO) -> "VonageCaller":
+        """What opens the socket at a public address."""
+        return VonageCaller(reached_at(str(self.http.base_url), url), call_id, content_type)
 
-
-def endpoint(response: httpx.Response) -> dict[str, Any]:
-    """The WebSocket endpoint in an NCCO that connects a call with one."""
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"].startswith("application/json")
-    (action,) = response.json()
-    assert action["action"] == "connect"
-    (found,) = action["endpoint"]
-    assert found["type"] == "websocket"
-    assert len(json.dumps(found["headers"])) <= 512
-    return dict(found)
+    async def check_hung_up(self, caller: PhoneCaller, asked: Sequence[Asked]) -> None:
+        """By the one request for it, with a token of the application's."""
+        (request,) = asked
+        assert (request.method, request.path) == ("PUT", f"/v1/calls/{caller.call_id}")
+        assert request.json == {"action": "hangup"}
+        told = claims(request)
+        assert told["application_id"] == APPLICATION
+        assert told["jti"]
 
 
 class VonageCaller(PhoneCaller):
@@ -120,21 +155,21 @@ class VonageCaller(PhoneCaller):
 
     echoes_cleared = False
 
-    def __init__(self, url: str, content_type: str, headers: dict[str, Any]) -> None:
+    def __init__(self, url: str, call_id: str, content_type: str = AUDIO) -> None:
         """Prepare a call.
 
         Args:
             url: Where the socket is reached.
-            content_type: How the NCCO asks for the audio.
-            headers: What it wants the first message to bear.
+            call_id: The call's ID in the first message.
+            content_type: What that says of the audio.
         """
-        super().__init__(url)
-        self.call_id = str(headers["call"])
-        self._first = {"event": "websocket:connected", "content-type": content_type, **headers}
+        super().__init__(url, call_id)
+        self._content_type = content_type
 
     def begin(self) -> list[str]:
-        """`websocket:connected`."""
-        return [json.dumps(self._first)]
+        """`websocket:connected`, with the NCCO's headers."""
+        first = {"event": "websocket:connected", "content-type": self._content_type}
+        return [json.dumps({**first, "call": self.call_id})]
 
     def media(self, samples: Samples) -> bytes:
         """20 ms of 16-bit little-endian PCM."""
@@ -147,14 +182,15 @@ class VonageCaller(PhoneCaller):
             return Audio(np.frombuffer(message, "<i2").astype(np.int16))
         match message["action"]:
             case "notify":
-                return Mark(json.dumps(message["payload"]))
+                assert message["payload"].keys() == {"mark"}
+                return Mark(message["payload"]["mark"])
             case "clear":
                 return Clear()
         raise AssertionError(f"Vonage knows no {message['action']!r}")
 
     def echo(self, mark: str) -> str:
         """`websocket:notify`, with the payload that was sent."""
-        return json.dumps({"event": "websocket:notify", "payload": json.loads(mark)})
+        return json.dumps({"event": "websocket:notify", "payload": {"mark": mark}})
 
     def digit(self, key: str) -> str:
         """`websocket:dtmf`."""

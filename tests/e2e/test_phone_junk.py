@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from loguru import logger
 from pipecat.frames.frames import Frame
 from websockets.exceptions import ConnectionClosed
@@ -23,9 +22,10 @@ from bot.engines import Engines
 from bot.server.phone import media
 from bot.server.phone.media import MediaSerializer
 from bot.settings import Settings
-from tests.callers import phone_exotel, phone_plivo, phone_telnyx, phone_twilio, phone_vonage
 from tests.callers.phone import FRAME, PhoneCaller
-from tests.callers.phone_place import PUBLIC, Place, phone_place
+from tests.callers.phone_network import Network
+from tests.callers.phone_networks import NETWORKS
+from tests.callers.phone_place import phone_place
 
 MESSAGES = 10_000
 """How many of them each carrier's sockets have to read during calls."""
@@ -35,28 +35,6 @@ BEGINNINGS = 50
 
 MAX_GROWTH = 40 << 20
 """Bytes of memory that may be kept of all that."""
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "twilio": {
-        "twilio_account_sid": phone_twilio.ACCOUNT,
-        "twilio_auth_token": phone_twilio.TOKEN,
-    },
-    "telnyx": {"telnyx_public_key": phone_telnyx.PUBLIC_KEY, "telnyx_api_key": "KEY0123456789"},
-    "plivo": {"plivo_auth_id": phone_plivo.ACCOUNT, "plivo_auth_token": phone_plivo.TOKEN},
-    "exotel": {"exotel_secret": phone_exotel.SECRET},
-    "vonage": {
-        "vonage_signature_secret": phone_vonage.SECRET,
-        "vonage_application_id": phone_vonage.APPLICATION,
-    },
-}
-
-CALL: dict[str, Callable[[Place], Awaitable[PhoneCaller]]] = {
-    "twilio": lambda place: phone_twilio.TwilioNetwork(place.http, PUBLIC).call(),
-    "telnyx": lambda place: phone_telnyx.TelnyxNetwork(place.http, PUBLIC).call(),
-    "plivo": lambda place: phone_plivo.PlivoNetwork(place.http, PUBLIC).call(),
-    "exotel": lambda place: phone_exotel.ExotelFlow(place.http).call(),
-    "vonage": lambda place: phone_vonage.VonageNetwork(place.http, PUBLIC).call(),
-}
 
 WORDS = ("event", "start", "media", "payload", "mark", "name", "dtmf", "digit", "stop", "x")
 
@@ -162,9 +140,7 @@ class Junk:
 def messages_of(caller: PhoneCaller) -> list[str | bytes]:
     """One of each that a carrier sends during a call, in their order."""
     sound = np.arange(FRAME, dtype=np.int16) * 100
-    vonage = isinstance(caller, phone_vonage.VonageCaller)
-    mark = '{"mark": "mark-1"}' if vonage else "mark-1"
-    messages = [*caller.begin(), caller.media(sound), caller.echo(mark), caller.digit("5")]
+    messages = [*caller.begin(), caller.media(sound), caller.echo("mark-1"), caller.digit("5")]
     stop = caller.stop()
     return [*messages, stop] if stop else messages
 
@@ -181,16 +157,6 @@ def open_files() -> int:
 
 
 @pytest.fixture
-def wanted(carrier: str, tmp_path: Path) -> dict[str, Any]:
-    """The carrier's settings."""
-    if carrier != "vonage":
-        return SETTINGS[carrier]
-    pem = tmp_path / "private.key"
-    pem.write_bytes(phone_vonage.as_pem(rsa.generate_private_key(65537, 2048)))
-    return SETTINGS[carrier] | {"vonage_private_key": pem}
-
-
-@pytest.fixture
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
     """What has been logged of failures."""
     ours: list[str] = []
@@ -199,10 +165,9 @@ def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]
     logger.remove(sink)
 
 
-@pytest.mark.parametrize("carrier", SETTINGS)
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 async def test_junk_does_no_harm(
-    carrier: str,
-    wanted: dict[str, Any],
+    network: type[Network],
     settings: Settings,
     engines: Engines,
     monkeypatch: pytest.MonkeyPatch,
@@ -213,7 +178,7 @@ async def test_junk_does_no_harm(
     A call that goes on meanwhile is not ended by them, and no error is logged, since nothing of
     ours has failed.
     """
-    junk = Junk(carrier)
+    junk = Junk(network.name)
     sent: set[int] = set()
     read = 0
     really_read = MediaSerializer._read
@@ -226,10 +191,10 @@ async def test_junk_does_no_harm(
     monkeypatch.setattr(MediaSerializer, "_read", reading)
     # A call would be ended after thirty of them; that it is, is another test's.
     monkeypatch.setattr(media, "JUNK_COST", media.JUNK_COST // 64)
-    async with phone_place(settings, engines, carrier, idle_seconds=0, **wanted) as place:
+    async with phone_place(settings, engines, network, idle_seconds=0) as place:
 
         async def greet() -> None:
-            async with await CALL[carrier](place) as caller:
+            async with await place.network.call() as caller:
                 await caller.wait_for_speech()
                 # So that the carrier's REST API is asked, over a connection that is kept.
                 await caller.vanish()
@@ -237,16 +202,16 @@ async def test_junk_does_no_harm(
 
         await greet()
         tasks, files, size = len(asyncio.all_tasks()), open_files(), memory()
-        async with await CALL[carrier](place) as other:
+        async with await place.network.call() as other:
             for _ in range(BEGINNINGS):
-                caller = await CALL[carrier](place)
+                caller = await place.network.call()
                 first = [junk.fault(message) for message in caller.begin()]
                 monkeypatch.setattr(caller, "begin", lambda first=first: first)
                 async with caller:
                     pass
                 await place.until_calls(1)
             while read < MESSAGES:
-                async with await CALL[carrier](place) as caller:
+                async with await place.network.call() as caller:
                     own = messages_of(caller)
                     with suppress(ConnectionClosed):
                         while read < MESSAGES and not caller.ended_at:
@@ -257,7 +222,7 @@ async def test_junk_does_no_harm(
                 await place.until_calls(1)
             assert errors() == []
             # What is no UTF-8 is no text, and an error to uvicorn.
-            async with await CALL[carrier](place) as caller:
+            async with await place.network.call() as caller:
                 await caller._socket.send(b"\xff", text=True)
                 await caller.wait_for_end(limit=5)
             assert not other.ended_at

@@ -1,20 +1,19 @@
 """Calls that the agent places: asked for over HTTP, answered by people and by machines."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from aiohttp import web
-from pydantic import SecretStr
 
 from bot.agent import Agent
 from bot.engines import Engines
 from bot.server.phone.media import PhoneLine
 from bot.settings import Settings
-from tests.callers.local_server import serve
+from tests.callers.phone_place import MESSAGE, Place, phone_place, understood
 from tests.callers.phone_twilio import (
     ACCOUNT,
     CALLED,
@@ -22,17 +21,15 @@ from tests.callers.phone_twilio import (
     TwilioCaller,
     TwilioNetwork,
     sid,
-    stream_url,
     webhook,
 )
-from tests.e2e.test_phone_twilio import GREETING, Place, understood
-from tests.fakes.carrier_api import Asked, carrier_api
+from tests.fakes.carrier_api import Asked
 
 PUBLIC = "https://agent.example.org/voice"
 
 CALLEE = "+4930123456"
 
-AGENT = Agent(greeting="Hello.", voicemail=GREETING)
+AGENT = Agent(greeting="Hello.", voicemail=MESSAGE)
 
 Open = Callable[..., Any]
 """Opens a place, with other settings than usual by name."""
@@ -40,34 +37,15 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def open_place(settings: Settings, engines: Engines) -> Open:
-    @asynccontextmanager
-    async def open_(**changes: Any) -> AsyncIterator[Place]:
-        async with AsyncExitStack() as stack:
-            api = await stack.enter_async_context(carrier_api())
-            api.answer = lambda _: web.json_response({"sid": sid("CA")}, status=201)
-            telephone = settings.model_copy(
-                update={
-                    "public_url": PUBLIC,
-                    "twilio_account_sid": ACCOUNT,
-                    "twilio_auth_token": SecretStr(TOKEN),
-                    "twilio_number": CALLED,
-                    "twilio_api_url": api.url,
-                    **changes,
-                }
-            )
-            server = await stack.enter_async_context(serve(telephone, engines, AGENT))
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url))
-            yield Place(server, TwilioNetwork(http, PUBLIC), api)
-
-    return open_
+    return partial(phone_place, settings, engines, TwilioNetwork, AGENT, public_url=PUBLIC)
 
 
-async def place_call(place: Place, **fields: Any) -> tuple[str, Asked]:
+async def place_call(place: Place[TwilioNetwork], **fields: Any) -> tuple[str, Asked]:
     """Ask for a call; return Twilio's name of it, and what Twilio was asked for."""
     call_id = sid("CA")
     place.api.answer = lambda _: web.json_response({"sid": call_id}, status=201)
     wanted = {"carrier": "twilio", "to": CALLEE, **fields}
-    response = await place.twilio.http.post("/calls", json=wanted)
+    response = await place.http.post("/calls", json=wanted)
     assert response.status_code == 201, response.text
     assert response.json() == {"carrier": "twilio", "id": call_id}
     return call_id, place.api.asked[-1]
@@ -80,14 +58,14 @@ def outbound(call_id: str) -> dict[str, str]:
     )
 
 
-async def answered(place: Place, call_id: str, asked: Asked) -> TwilioCaller:
+async def answered(place: Place[TwilioNetwork], call_id: str, asked: Asked) -> TwilioCaller:
     """The call, once someone has answered it."""
     path = asked.form["Url"].removeprefix(PUBLIC)
-    url = stream_url(await place.twilio.post(path, outbound(call_id)))
-    return place.twilio.caller(url, call_id)
+    url = place.network.socket_in(await place.network.post(path, outbound(call_id)))
+    return place.network.caller(url, call_id)
 
 
-async def detect(place: Place, call_id: str, asked: Asked, who: str) -> None:
+async def detect(place: Place[TwilioNetwork], call_id: str, asked: Asked, who: str) -> None:
     """Have Twilio's machine detection say who answered."""
     path = asked.form["AsyncAmdStatusCallback"].removeprefix(PUBLIC)
     fields = {
@@ -96,7 +74,7 @@ async def detect(place: Place, call_id: str, asked: Asked, who: str) -> None:
         "AnsweredBy": who,
         "MachineDetectionDuration": "2400",
     }
-    response = await place.twilio.post(path, fields)
+    response = await place.network.post(path, fields)
     assert response.is_success
 
 
@@ -184,9 +162,9 @@ async def test_a_call_that_nobody_placed_is_not_answered(open_place: Open) -> No
     async with open_place() as place:
         _, asked = await place_call(place)
         path = urlsplit(asked.form["Url"]).path.removeprefix("/voice")
-        response = await place.twilio.post(path + "x", outbound(sid("CA")))
+        response = await place.network.post(path + "x", outbound(sid("CA")))
         assert response.status_code == 404
-        response = await place.twilio.post(path, outbound(sid("CA")), headers={})
+        response = await place.network.post(path, outbound(sid("CA")), headers={})
         assert response.status_code == 403
 
 
@@ -194,54 +172,50 @@ async def test_a_full_server_places_no_call_and_answers_none(open_place: Open) -
     """When no line is free, who asks is told when to ask again, and who answers is let go."""
     async with open_place(max_calls=1) as place:
         call_id, asked = await place_call(place)
-        async with await place.twilio.call() as caller:
+        async with await place.network.call() as caller:
             await caller.wait_for_speech()
-            response = await place.twilio.http.post(
-                "/calls", json={"carrier": "twilio", "to": CALLEE}
-            )
+            response = await place.http.post("/calls", json={"carrier": "twilio", "to": CALLEE})
             assert response.status_code == 503
             assert int(response.headers["retry-after"]) > 0
             path = asked.form["Url"].removeprefix(PUBLIC)
-            response = await place.twilio.post(path, outbound(call_id))
+            response = await place.network.post(path, outbound(call_id))
             assert "<Hangup/>" in response.text
 
 
-@pytest.mark.parametrize(
-    ("wanted", "status"),
-    [
-        ({"carrier": "twilio", "to": "030123456"}, 422),
-        ({"carrier": "twilio", "to": "+0123456789"}, 422),
-        ({"carrier": "twilio", "to": "+49 30 123456"}, 422),
-        ({"carrier": "twilio", "to": "sip:x"}, 422),
-        ({"carrier": "twilio", "to": f"sip:x@{'a' * 600}"}, 422),
-        ({"carrier": "twilio", "to": "+1234567890123456"}, 422),
-        ({"carrier": "twilio"}, 422),
-        ({"carrier": "pigeon", "to": CALLEE}, 400),
-        ({"carrier": "exotel", "to": CALLEE}, 400),
-        ({"carrier": "twilio", "to": CALLEE, "voice": "nobody"}, 400),
-        ({"carrier": "twilio", "to": CALLEE, "data": {"a": "x" * 600}}, 422),
-        ({"carrier": "twilio", "to": CALLEE, "data": {str(i): "" for i in range(40)}}, 422),
-        ({"carrier": "twilio", "to": CALLEE, "data": {"a": 7}}, 422),
-    ],
-)
-async def test_a_bad_wish_is_refused_in_a_line(
-    open_place: Open, wanted: dict[str, Any], status: int
-) -> None:
+BAD_WISHES = [
+    ({"carrier": "twilio", "to": "030123456"}, 422),
+    ({"carrier": "twilio", "to": "+0123456789"}, 422),
+    ({"carrier": "twilio", "to": "+49 30 123456"}, 422),
+    ({"carrier": "twilio", "to": "sip:x"}, 422),
+    ({"carrier": "twilio", "to": f"sip:x@{'a' * 600}"}, 422),
+    ({"carrier": "twilio", "to": "+1234567890123456"}, 422),
+    ({"carrier": "twilio"}, 422),
+    ({"carrier": "pigeon", "to": CALLEE}, 400),
+    ({"carrier": "exotel", "to": CALLEE}, 400),
+    ({"carrier": "twilio", "to": CALLEE, "voice": "nobody"}, 400),
+    ({"carrier": "twilio", "to": CALLEE, "data": {"a": "x" * 600}}, 422),
+    ({"carrier": "twilio", "to": CALLEE, "data": {str(i): "" for i in range(40)}}, 422),
+    ({"carrier": "twilio", "to": CALLEE, "data": {"a": 7}}, 422),
+]
+
+
+async def test_a_bad_wish_is_refused_in_a_line(open_place: Open) -> None:
     """Nothing is asked of the carrier."""
     async with open_place() as place:
-        response = await place.twilio.http.post("/calls", json=wanted)
-        assert response.status_code == status, response.text
-        detail = response.json()["detail"]
-        assert isinstance(detail, str)
-        assert len(detail.splitlines()) == 1
-        assert "Value error" not in detail
+        for wanted, status in BAD_WISHES:
+            response = await place.http.post("/calls", json=wanted)
+            assert response.status_code == status, (wanted, response.text)
+            detail = response.json()["detail"]
+            assert isinstance(detail, str)
+            assert len(detail.splitlines()) == 1
+            assert "Value error" not in detail
         assert place.api.asked == []
 
 
 async def test_a_wish_that_is_no_json_is_refused_in_a_line(open_place: Open) -> None:
     """What is wrong is said of the body, in words, and not of a place in it."""
     async with open_place() as place:
-        response = await place.twilio.http.post(
+        response = await place.http.post(
             "/calls", content=b"carrier=twilio", headers={"content-type": "application/json"}
         )
         assert response.status_code == 422
@@ -261,7 +235,7 @@ async def test_a_carrier_that_does_not_place_the_call(open_place: Open, answer: 
             place.api.answer = lambda _: web.Response(text="<html>")
         elif answer == "no call":
             place.api.answer = lambda _: web.json_response({"sid": ""})
-        response = await place.twilio.http.post("/calls", json={"carrier": "twilio", "to": CALLEE})
+        response = await place.http.post("/calls", json={"carrier": "twilio", "to": CALLEE})
         assert response.status_code == 502
         detail = response.json()["detail"]
         assert "twilio" in detail
@@ -271,7 +245,7 @@ async def test_a_carrier_that_does_not_place_the_call(open_place: Open, answer: 
 
 async def test_the_line_notes_who_answered_in_what_its_origin_says(open_place: Open) -> None:
     """A line's origin is what records and tools look at."""
-    async with open_place() as place, await place.twilio.call() as caller:
+    async with open_place() as place, await place.network.call() as caller:
         await caller.wait_for_speech()
         line = (await place.only_call()).line
         assert isinstance(line, PhoneLine)

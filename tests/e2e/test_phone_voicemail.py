@@ -1,17 +1,14 @@
 """Voicemail on a line that cannot tell: the call listens, and asks its language model."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from pydantic import SecretStr
 
 from bot.agent import Agent
-from bot.call import Call, Calls
+from bot.call import Calls
 from bot.engines import Engines, Mind, Part
 from bot.pipeline import MACHINE_QUIET_SECONDS
 from bot.settings import Settings
@@ -19,31 +16,17 @@ from services.llm.openai import openai_llm
 from services.llm.responder import ResponderLLMService
 from services.openai_endpoint import openai_client
 from tests.callers.audio import Samples, resample
-from tests.callers.local_server import LocalServer, serve
 from tests.callers.phone import RATE
-from tests.callers.phone_exotel import SECRET, ExotelFlow
-from tests.e2e.test_phone_twilio import GREETING, understood, until
+from tests.callers.phone_exotel import OUTBOUND, ExotelNetwork
+from tests.callers.phone_place import MESSAGE, Place, phone_place, understood
 from tests.fakes.line import FakeLine
 from tests.fakes.openai_server import FakeOpenAI
 
 MACHINE = "You have reached our office. Please leave your message after the tone."
 
-AGENT = Agent(greeting="Hello.", voicemail=GREETING)
+AGENT = Agent(greeting="Hello.", voicemail=MESSAGE)
 
-
-@dataclass(frozen=True)
-class Place:
-    """A server whose calls have a language model, and who calls it."""
-
-    server: LocalServer
-    flow: ExotelFlow
-    mind: FakeOpenAI
-    settings: Settings
-    engines: Engines
-
-
-Open = Callable[..., Any]
-"""Opens a place, with what the setting `voicemail` is to be."""
+Open = Callable[[str], AbstractAsyncContextManager[Place[ExotelNetwork]]]
 
 
 def verdict(asked: str) -> Any:
@@ -60,34 +43,35 @@ def verdict(asked: str) -> Any:
 
 
 @pytest.fixture
-def open_place(settings: Settings, engines: Engines) -> Open:
-    @asynccontextmanager
-    async def open_(voicemail: str) -> AsyncIterator[Place]:
-        async with AsyncExitStack() as stack:
-            fake = await stack.enter_async_context(FakeOpenAI())
-            fake.judge = verdict
-            client = openai_client(fake.api_key, fake.base_url)
-            stack.push_async_callback(client.close)
-            mind = Mind(
-                lambda agent: openai_llm(
-                    client, model="fake-1", system_instruction=agent.prompt, silence_secs=10
-                ),
-                client.close,
-            )
-            part = Part("", "", "", "")
-            ours = settings.model_copy(
-                update={
-                    "public_url": "https://agent.example.org",
-                    "exotel_secret": SecretStr(SECRET),
-                    "voicemail": voicemail,
-                }
-            )
-            thinking = Engines(ours, (engines.speech, part), (engines.hearing, part), (mind, part))
-            server = await stack.enter_async_context(serve(ours, thinking, AGENT))
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url))
-            yield Place(server, ExotelFlow(http), fake, ours, thinking)
+async def model() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as model:
+        model.judge = verdict
+        yield model
 
-    return open_
+
+@pytest.fixture
+async def thinking(
+    settings: Settings, engines: Engines, model: FakeOpenAI
+) -> AsyncIterator[Engines]:
+    """Engines whose calls have a language model."""
+    client = openai_client(model.api_key, model.base_url)
+    mind = Mind(
+        lambda agent: openai_llm(
+            client, model="fake-1", system_instruction=agent.prompt, silence_secs=10
+        ),
+        client.close,
+    )
+    part = Part("", "", "", "")
+    yield Engines(settings, (engines.speech, part), (engines.hearing, part), (mind, part))
+    await client.close()
+
+
+@pytest.fixture
+def open_place(settings: Settings, thinking: Engines) -> Open:
+    """Opens a place, with what the setting `voicemail` is to be."""
+    return lambda voicemail: phone_place(
+        settings, thinking, ExotelNetwork, AGENT, voicemail=voicemail
+    )
 
 
 async def spoken(engines: Engines, text: str) -> Samples:
@@ -97,70 +81,69 @@ async def spoken(engines: Engines, text: str) -> Samples:
     return resample(samples, chunks[0].sample_rate, RATE)
 
 
-async def only_call(place: Place) -> Call:
-    await until(lambda: len(place.server.calls) == 1)
-    return next(iter(place.server.calls))
-
-
 async def test_a_machine_is_hung_up_on(open_place: Open, engines: Engines) -> None:
     """When it pauses; it has been greeted by then, as a person would have been."""
-    async with open_place("hang-up") as place, await place.flow.call(outbound=True) as callee:
+    async with open_place("hang-up") as place, await place.network.call(**OUTBOUND) as callee:
         await callee.wait_for_speech()
-        origin = (await only_call(place)).line.origin
+        origin = (await place.only_call()).line.origin
         said = await callee.say(await spoken(engines, MACHINE))
         assert await callee.wait_for_end() > said.end
         assert origin.data["answered_by"] == "machine"
-        await until(lambda: len(place.server.calls) == 0)
+        await place.until_calls(0)
 
 
 async def test_a_machine_is_left_a_message(open_place: Open, engines: Engines) -> None:
     """Once it has been quiet for a while, to the message's end; then it is hung up."""
-    async with open_place("message") as place, await place.flow.call(outbound=True) as callee:
+    async with open_place("message") as place, await place.network.call(**OUTBOUND) as callee:
         await callee.wait_for_speech()
         said = await callee.say(await spoken(engines, MACHINE))
         decided = await callee.wait_for_clear(after=said.end)
         began = await callee.wait_for_speech(after=decided + 0.5)
         ended = await callee.wait_for_end()
         assert began - decided > MACHINE_QUIET_SECONDS - 0.2
-        await until(lambda: len(place.server.calls) == 0)
+        await place.until_calls(0)
     assert understood(callee.sent(began - 0.5, ended))
 
 
-async def test_a_person_is_talked_with(open_place: Open, engines: Engines) -> None:
+async def test_a_person_is_talked_with(
+    open_place: Open, engines: Engines, model: FakeOpenAI
+) -> None:
     """They are greeted before they have said a word, and stay on the line when they have."""
-    async with open_place("hang-up") as place, await place.flow.call(outbound=True) as callee:
+    async with open_place("hang-up") as place, await place.network.call(**OUTBOUND) as callee:
         await callee.wait_for_speech()
-        call = await only_call(place)
+        call = await place.only_call()
         await callee.say(await spoken(engines, "Hello? Good morning."))
-        await until(lambda: "answered_by" in call.line.origin.data)
+        await place.until(lambda: "answered_by" in call.line.origin.data)
         assert call.line.origin.data["answered_by"] == "human"
-        asked = len(place.mind.requests)
+        asked = len(model.requests)
         await callee.press("42#")
-        await until(lambda: len(place.mind.requests) > asked)
+        await place.until(lambda: len(model.requests) > asked)
         assert not callee.ended_at
-        assert place.mind.judged
+        assert model.judged
 
 
-async def test_a_model_that_fails_hangs_up_on_nobody(open_place: Open, engines: Engines) -> None:
+async def test_a_model_that_fails_hangs_up_on_nobody(
+    open_place: Open, engines: Engines, model: FakeOpenAI
+) -> None:
     """A machine that cannot be told from a person is taken for one."""
-    async with open_place("hang-up") as place, await place.flow.call(outbound=True) as callee:
-        place.mind.judge = None
+    async with open_place("hang-up") as place, await place.network.call(**OUTBOUND) as callee:
+        model.judge = None
         await callee.wait_for_speech()
-        call = await only_call(place)
+        call = await place.only_call()
         await callee.say(await spoken(engines, MACHINE))
-        await until(lambda: "answered_by" in call.line.origin.data)
+        await place.until(lambda: "answered_by" in call.line.origin.data)
         assert call.line.origin.data["answered_by"] == "human"
         assert not callee.ended_at
 
 
 async def test_who_calls_the_agent_is_no_machine(open_place: Open) -> None:
     """Only calls that the agent has placed are listened to in this way, and only where wanted."""
-    async with open_place("hang-up") as place, await place.flow.call() as caller:
+    async with open_place("hang-up") as place, await place.network.call() as caller:
         await caller.wait_for_speech()
-        assert (await only_call(place))._conversation.detector is None
-    async with open_place("ignore") as place, await place.flow.call(outbound=True) as callee:
+        assert (await place.only_call())._conversation.detector is None
+    async with open_place("ignore") as place, await place.network.call(**OUTBOUND) as callee:
         await callee.wait_for_speech()
-        assert (await only_call(place))._conversation.detector is None
+        assert (await place.only_call())._conversation.detector is None
 
 
 async def test_rules_do_not_judge(settings: Settings, engines: Engines) -> None:

@@ -269,7 +269,7 @@ async def test_all_the_keys_of_a_telephone_are_read() -> None:
     callers: dict[Callable[..., Carrier], PhoneCaller] = {
         Telnyx: phone_telnyx.TelnyxCaller("", "call"),
         Plivo: phone_plivo.PlivoCaller("", "call"),
-        Vonage: phone_vonage.VonageCaller("", "", {"call": "call"}),
+        Vonage: phone_vonage.VonageCaller("", "call"),
     }
     for kind, caller in callers.items():
         media = MediaSerializer(carrier(kind), Start("call", "stream", "PCMU"), on_end=end)

@@ -154,7 +154,7 @@ class Vonage(Carrier):
     def busy(self, origin: Origin) -> Response:
         """An NCCO that plays a caller the busy tone; our own calls can only be hung up.
 
-        No action declines a call. It ends where its NCCO does: one without actions ends it at once.
+        No action declines a call. It ends where its NCCO does: at once, if that has no actions.
         """
         url = f"{self.public_url}/phone/busy.wav"
         tone = {"action": "stream", "streamUrl": [url], "loop": BUSY_SECONDS}
