@@ -25,7 +25,7 @@ run: .venv/run.done web/dist/index.html
 test:
 	@$(MAKE) --no-print-directory --jobs=3 test-needs
 	PYTEST_ADDOPTS="$$(tools/without-missing.sh)" \
-		$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Side by side, as most of it is waiting for downloads.
 .PHONY: test-needs
