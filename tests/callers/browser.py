@@ -58,7 +58,7 @@ _PROBE = """
     return play.call(this);
   };
   // The track's own samples: a connection's statistics let a sound's level fade for half a second.
-  const listen = (track) => {
+  const listen = ({ track, receiver }) => {
     const context = new AudioContext();
     const analyser = new AnalyserNode(context, { fftSize: 2048 });
     context.createMediaStreamSource(new MediaStream([track])).connect(analyser);
@@ -70,13 +70,15 @@ _PROBE = """
       }
       analyser.getFloatTimeDomainData(samples);
       const level = Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length);
-      probe.levels.push({ at: now() / 1000, level, playing: playing() });
+      const [source] = receiver.getSynchronizationSources();
+      const position = source?.rtpTimestamp ?? 0;
+      probe.levels.push({ at: now() / 1000, level, playing: playing(), position });
     }, 40);
   };
   window.RTCPeerConnection = class extends Native {
     constructor(...args) {
       super(...args);
-      this.addEventListener("track", ({ track }) => track.kind === "audio" && listen(track));
+      this.addEventListener("track", (e) => e.track.kind === "audio" && listen(e));
     }
     createDataChannel(...args) {
       const channel = super.createDataChannel(...args);
@@ -113,11 +115,16 @@ class Playback:
         at: When, in seconds of `time.time()`.
         level: The RMS level of the last 43 ms of the received audio, 1 being full scale.
         playing: Whether an element played it, not paused and not muted.
+        position: Where in the agent's sound the browser was: the RTP timestamp of what it last
+            played, in samples at 48 kHz, modulo 2**32
+            (https://www.w3.org/TR/webrtc/#dom-rtcrtpcontributingsource-rtptimestamp). A busy
+            browser stretches sound and drops what comes late, so time does not tell it.
     """
 
     at: float
     level: float
     playing: bool
+    position: int
 
     @property
     def audible(self) -> bool:
@@ -272,7 +279,7 @@ class BrowserCaller:
     def playback(self) -> list[Playback]:
         """What the listener got, from the connection on."""
         noted = self._run("return window.parleyProbe.levels")
-        return [Playback(n["at"], n["level"], n["playing"]) for n in noted]
+        return [Playback(**n) for n in noted]
 
     def requests(self) -> list[str]:
         """Every address that the page has asked for since the last time, WebSockets included."""

@@ -21,9 +21,8 @@ EDGE = 0.2
 """Seconds around the cut within which a word may count as heard or not: the wire holds some audio,
 and the silence that is measured begins where the last sound fell below the threshold."""
 
-BROWSER_EDGE = 0.5
-"""The same for a browser, whose playout is looked at every 40 ms, and buffers and stretches sound
-the more, the busier the machine is."""
+BROWSER_EDGE = 0.35
+"""The same for a browser, whose playout is looked at every 40 ms and buffers some more."""
 
 
 @pytest.fixture
@@ -55,11 +54,11 @@ async def timeline(engines: Engines, texts: Sequence[str]) -> list[Word]:
     return [Word(word.text, word.start - first, word.end - first) for word in words]
 
 
-def check(words: list[str], times: list[Word], heard: float, edge: float) -> None:
-    """The words are a beginning of the story that ends where `heard` seconds of it ended."""
+def check(words: list[str], times: list[Word], least: float, most: float) -> None:
+    """The words are a beginning of the story that ends from `least` to `most` seconds into it."""
     assert words == [w.text for w in times[: len(words)]]
-    must = [w for w in times if w.end <= heard - edge]
-    may = [w for w in times if w.end <= heard + edge]
+    must = [w for w in times if w.end <= least]
+    may = [w for w in times if w.end <= most]
     assert len(must) >= 5
     assert len(must) <= len(words) <= len(may)
 
@@ -81,19 +80,24 @@ async def test_the_context_holds_what_a_webrtc_caller_heard(
 
         told = [s.text for s in caller.segments.values() if asked <= s.at < talk.end]
         words = await timeline(engines, told)
-        check(remembered(local_server), words, silent - begun, EDGE)
+        heard = silent - begun
+        check(remembered(local_server), words, heard - EDGE, heard + EDGE)
 
 
 @pytest.mark.browser
 async def test_the_context_holds_what_a_browser_played(
     local_server: LocalServer, engines: Engines, recording: Recording, tmp_path: Path
 ) -> None:
-    """The same in Chromium, whose microphone talks over the story by itself."""
+    """The same in Chromium, whose microphone talks over the story by itself.
+
+    A busy machine's sound comes late, and falls behind the clock by which words are counted: they
+    end between the sound that came and the time that passed, which are the same on an idle one.
+    """
     microphone = tmp_path / "mouth.wav"
     sound = [silence(12.0, SAMPLE_RATE), recording("goforward", SAMPLE_RATE)]
     save_wav(microphone, sound, SAMPLE_RATE)
 
-    def call() -> tuple[list[str], list[str], float]:
+    def call() -> tuple[list[str], list[str], float, float]:
         with BrowserCaller(local_server.url, microphone) as page:
             page.click("connect")
             page.wait_for(lambda: page.messages("bot-stopped-speaking"), "the greeting's end")
@@ -111,14 +115,17 @@ async def test_the_context_holds_what_a_browser_played(
             page.wait_for(
                 lambda: [at for at in since("bot-started-speaking") if at > cut], "the next answer"
             )
+            answered = next(at for at in since("bot-started-speaking") if at > cut)
             words = remembered(local_server)
             told = {
                 m["data"]["segment_id"]: m["data"]["text"]
                 for m in page.messages("bot-output")
                 if greeted < m["at"] < cut
             }
-            sounds = [p.at for p in page.playback() if p.audible and begun - 0.2 < p.at < cut + 0.2]
-            return words, list(told.values()), sounds[-1] - sounds[0]
+            sounds = [p for p in page.playback() if p.audible and begun - 0.2 < p.at < answered]
+            came = (sounds[-1].position - sounds[0].position) % 2**32 / SAMPLE_RATE
+            return words, list(told.values()), came, sounds[-1].at - sounds[0].at
 
-    words, told, heard = await asyncio.to_thread(call)
-    check(words, await timeline(engines, told), heard, BROWSER_EDGE)
+    words, told, came, passed = await asyncio.to_thread(call)
+    times = await timeline(engines, told)
+    check(words, times, min(came, passed) - BROWSER_EDGE, max(came, passed) + BROWSER_EDGE)
