@@ -67,6 +67,21 @@ return [...document.querySelectorAll("html, body, h1, p, button")].map((element)
 """
 """How the page around it looks."""
 
+MICROPHONE = """
+<script>
+  const devices = navigator.mediaDevices;
+  const open = devices.getUserMedia.bind(devices);
+  window.opened = [];
+  window.answer = async (wish) => open(wish);
+  devices.getUserMedia = async (wish) => {
+    const stream = await answer(wish);
+    opened.push(...stream.getTracks());
+    return stream;
+  };
+</script>
+"""
+"""Lets a test answer in the browser's place, and see every track that it gave."""
+
 Mouth = Callable[..., Path]
 
 
@@ -377,6 +392,27 @@ def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -
         assert caller.run("return shadow.activeElement.dataset.testid") == "launcher"
         assert caller.run("return window.keys") == []
         assert [event["name"] for event in caller.events()] == ["open", "close"]
+
+
+def test_who_hangs_up_while_the_browser_asks_is_not_heard(
+    server: AgentServer, site: Site, mouth: Mouth
+) -> None:
+    """A microphone that comes after the call is over is closed at once, and takes no line."""
+    site.pages["/asks"] = page(MICROPHONE, script(server))
+    with WidgetCaller(f"{site.url}/asks", mouth(1.0)) as caller:
+        caller.run(
+            "window.answer = (wish) => new Promise((say) => {"
+            "  window.allow = () => say(open(wish)); })"
+        )
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state("connecting")
+        caller.click("hangup")
+        caller.wait_for_state("ended")
+        caller.run("allow()")
+        caller.wait_for(lambda: caller.run("return opened[0]?.readyState") == "ended", "its end")
+        assert caller.state == "ended"
+        assert server.calls() == 0
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -32,6 +32,7 @@ export class Microphone {
   private source: MediaStreamTrack | undefined;
   private clones: MediaStreamTrack[] = [];
   private deviceId: string | undefined;
+  private closed = false;
 
   /**
    * @param onReplaced - Called when another track takes the microphone's place during a call,
@@ -72,7 +73,7 @@ export class Microphone {
    * @throws ProblemError with what the caller can do about it.
    */
   async initialize(): Promise<void> {
-    if (this.source?.readyState === "live") return;
+    if (this.closed || this.source?.readyState === "live") return;
     // Browsers leave `mediaDevices` out of pages that are neither https nor localhost.
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new ProblemError(insecureContext(location.origin));
@@ -84,10 +85,11 @@ export class Microphone {
     await this.initialize();
   }
 
+  /** Lets go of it for good, also of one that the browser is still asking the caller for. */
   async disconnect(): Promise<void> {
-    const { source } = this;
+    this.closed = true;
+    this.source?.stop();
     this.source = undefined;
-    source?.stop();
     this.stopClones();
   }
 
@@ -155,6 +157,10 @@ export class Microphone {
     }
     const track = stream.getAudioTracks()[0];
     if (!track) throw new ProblemError(microphoneProblem(undefined));
+    if (this.closed) {
+      track.stop();
+      return;
+    }
     this.source?.stop();
     this.stopClones();
     track.enabled = this.enabled;
@@ -173,7 +179,7 @@ export class Microphone {
       // The call goes on without a microphone: its track is silent, and the meter shows it.
       return;
     }
-    this.onReplaced();
+    if (!this.closed) this.onReplaced();
   }
 
   private clone(): MediaStreamTrack | undefined {
