@@ -415,6 +415,36 @@ def test_who_hangs_up_while_the_browser_asks_is_not_heard(
         assert server.calls() == 0
 
 
+def test_a_microphone_that_goes_is_missed_until_there_is_another(
+    server: AgentServer, site: Site, recording: Recording, mouth: Mouth
+) -> None:
+    """Who is no longer heard is told so in the call, and is heard again over the next device."""
+    site.pages["/unplugged"] = page(MICROPHONE, script(server))
+    speech = recording("goforward", SAMPLE_RATE)
+    with WidgetCaller(f"{site.url}/unplugged", mouth(speech), repeat=True) as caller:
+
+        def level() -> int:
+            return int(caller.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
+
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.wait_for(lambda: level() > 20, "the caller's level")
+        caller.run(
+            "window.answer = async () => { throw new DOMException('', 'NotFoundError'); };"
+            "opened[0].stop(); opened[0].dispatchEvent(new Event('ended'))"
+        )
+        caller.wait_for(lambda: "No microphone" in caller.text("error"), "the news of it")
+        assert caller.events("error")[-1]["detail"]["code"] == "microphone-missing"
+        caller.wait_for(lambda: level() == 0, "silence")
+        caller.run("window.answer = open; devices.dispatchEvent(new Event('devicechange'))")
+        caller.wait_for(lambda: level() > 20, "the caller's level again")
+        assert caller.text("error") == ""
+        assert caller.state in IN_CALL
+        caller.click("hangup")
+        assert caller.run("return opened.every((track) => track.readyState === 'ended')")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_a_phone_in_both_themes(
     server: AgentServer, site: Site, mouth: Mouth, theme: str

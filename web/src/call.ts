@@ -47,8 +47,8 @@ export interface CallEvents {
   latency(waterfall: Waterfall): void;
   /** The voices that there are, or the one that the agent has, may be others than before. */
   voices(state: VoiceState): void;
-  /** Something went wrong, and the call goes on. */
-  notice(problem: Problem): void;
+  /** Something went wrong, and the call goes on; undefined when it is well again. */
+  notice(problem: Problem | undefined): void;
   /** The browser plays no sound until the caller has touched the page: {@link Call.unlockSound}. */
   soundLocked(): void;
   ended(outcome: Outcome): void;
@@ -135,10 +135,14 @@ export class Call {
     this.micLevel = new Level(this.audio);
     this.agentLevel = new Level(this.audio);
     this.playback = new Playback(element, this.agentLevel);
-    this.microphone = new Microphone(() => {
-      this.micLevel.listen(this.microphone.track);
-      this.line?.replaceMicrophone();
-    });
+    this.microphone = new Microphone(
+      () => {
+        this.micLevel.listen(this.microphone.track);
+        this.line?.replaceMicrophone();
+        this.events.notice(undefined);
+      },
+      (problem) => this.events.notice(problem),
+    );
   }
 
   /** Whether the caller is heard. */

@@ -116,7 +116,7 @@ function startCall(): void {
       voices.update(state);
       showVoice();
     },
-    notice: showProblem,
+    notice: (problem) => (problem ? showProblem(problem) : hideProblem()),
     soundLocked() {
       showProblem(SOUND_LOCKED);
       addEventListener(

@@ -1,6 +1,6 @@
 import type { PipecatClientOptions, RTVIEventCallbacks, Tracks } from "@pipecat-ai/client-js";
 
-import { insecureContext, microphoneProblem, ProblemError } from "./problems";
+import { insecureContext, microphoneProblem, type Problem, ProblemError } from "./problems";
 
 /** With the browser's echo canceller, so that the agent does not hear itself. */
 const CONSTRAINTS: MediaTrackConstraints = {
@@ -37,8 +37,12 @@ export class Microphone {
   /**
    * @param onReplaced - Called when another track takes the microphone's place during a call,
    *   because the device was changed or unplugged.
+   * @param onGone - Called when it has gone, and there is no other.
    */
-  constructor(private readonly onReplaced: () => void) {}
+  constructor(
+    private readonly onReplaced: () => void,
+    private readonly onGone: (problem: Problem) => void,
+  ) {}
 
   /** The microphone itself, which stays the same whatever connection carries it. */
   get track(): MediaStreamTrack | undefined {
@@ -169,14 +173,17 @@ export class Microphone {
     this.callbacks.onMicUpdated?.(this.selectedMic as MediaDeviceInfo);
   }
 
-  /** Turns to the system's default microphone when the one in use has gone. */
+  /** Turns to the system's default microphone when the one in use has gone, or to the next one. */
   private async reopen(gone: MediaStreamTrack): Promise<void> {
     if (gone !== this.source) return;
     this.deviceId = undefined;
     try {
       await this.open();
-    } catch {
-      // The call goes on without a microphone: its track is silent, and the meter shows it.
+    } catch (error) {
+      if (this.closed) return;
+      const again = () => void this.reopen(gone);
+      navigator.mediaDevices.addEventListener("devicechange", again, { once: true });
+      this.onGone((error as ProblemError).problem);
       return;
     }
     if (!this.closed) this.onReplaced();

@@ -178,7 +178,7 @@ export class ParleyAgent extends HTMLElement {
         },
         latency() {},
         voices() {},
-        notice: (problem) => this.complain(problem),
+        notice: (problem) => (problem ? this.complain(problem) : view.hideProblem()),
         soundLocked: () => {
           this.complain(SOUND_LOCKED);
           const unlock = () => {
