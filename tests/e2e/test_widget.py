@@ -445,6 +445,55 @@ def test_a_microphone_that_goes_is_missed_until_there_is_another(
         assert caller.run("return opened.every((track) => track.readyState === 'ended')")
 
 
+@pytest.mark.parametrize("gesture", ["tap", "key"])
+def test_sound_that_the_browser_holds_back_waits_for_a_gesture(
+    server: AgentServer, site: Site, mouth: Mouth, gesture: str
+) -> None:
+    """A tap or a key starts it, nothing less does, and a call that is over waits for none."""
+    # As Safari decides on a phone, where a finger that comes down is no gesture yet.
+    locked = """
+      let touched = false;
+      for (const kind of ["pointerup", "keydown"]) {
+        addEventListener(kind, (event) => { touched = event.pointerType !== "mouse"; }, true);
+      }
+      const play = HTMLMediaElement.prototype.play;
+      HTMLMediaElement.prototype.play = async function () {
+        if (!touched) throw new DOMException("no gesture", "NotAllowedError");
+        return play.call(this);
+      };
+    """
+    press = {
+        "tap": "for (const kind of ['pointerdown', 'pointerup'])"
+        " document.body.dispatchEvent("
+        " new PointerEvent(kind, { pointerType: 'touch', bubbles: true }))",
+        "key": "shadow.querySelector('.text').dispatchEvent("
+        " new KeyboardEvent('keydown', { key: 'a', bubbles: true, composed: true }))",
+    }[gesture]
+    site.pages["/locked"] = page(f"<script>{locked}</script>", script(server))
+    with WidgetCaller(f"{site.url}/locked", mouth(1.0)) as caller:
+        caller.click("launcher")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.wait_for(lambda: "sound" in caller.text("error"), "the news of it")
+        caller.run("document.body.dispatchEvent(new PointerEvent('pointerdown'))")
+        assert "sound" in caller.text("error")
+        caller.run(press)
+        caller.wait_for(lambda: not caller.text("error"), "the sound")
+        caller.wait_for(lambda: any(p.audible for p in caller.playback()), "the greeting")
+        caller.click("hangup")
+        caller.wait_for_state("ended")
+
+        caller.run("touched = false")
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.wait_for(lambda: "sound" in caller.text("error"), "the news of it")
+        caller.click("hangup")
+        caller.wait_for_state("ended")
+        caller.run(press)
+        assert caller.run("return shadow.querySelector('audio').srcObject") is None
+        assert caller.console() == []
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_a_phone_in_both_themes(
     server: AgentServer, site: Site, mouth: Mouth, theme: str

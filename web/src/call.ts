@@ -19,6 +19,7 @@ import {
   type Problem,
   ProblemError,
   refused,
+  SOUND_LOCKED,
 } from "./problems";
 import {
   readAwake,
@@ -49,8 +50,6 @@ export interface CallEvents {
   voices(state: VoiceState): void;
   /** Something went wrong, and the call goes on; undefined when it is well again. */
   notice(problem: Problem | undefined): void;
-  /** The browser plays no sound until the caller has touched the page: {@link Call.unlockSound}. */
-  soundLocked(): void;
   ended(outcome: Outcome): void;
 }
 
@@ -62,6 +61,9 @@ const CLOSE_TIMEOUT = 2_000;
 
 /** For how long a turn that comes to nothing is shown as being thought about, in ms. */
 const THINKING_TIMEOUT = 12_000;
+
+/** What browsers take for a gesture, of a mouse or a finger and of a keyboard. */
+const GESTURES = ["pointerup", "keydown"];
 
 /** How often the connection's counters are read, in ms. */
 const STATS_INTERVAL = 1_000;
@@ -222,12 +224,6 @@ export class Call {
     }
   }
 
-  /** Starts the sound that the browser held back; to be called in the handler of a gesture. */
-  unlockSound(): void {
-    void this.audio.resume();
-    if (this.voice) void this.playback.play(this.voice);
-  }
-
   /** Reads both meters; to be called with every drawn frame, with its time in milliseconds. */
   readLevels(now: number): { mic: number; agent: number } {
     this.playback.listen(now);
@@ -285,8 +281,22 @@ export class Call {
     this.voice = track;
     this.counters = [];
     this.agentLevel.listen(track);
-    if (!(await this.playback.play(track)) && !this.over) this.events.soundLocked();
+    if ((await this.playback.play(track)) || this.over) return;
+    this.events.notice(SOUND_LOCKED);
+    const { signal } = this.abort;
+    for (const gesture of GESTURES) {
+      // Before anything on the page can stop it.
+      addEventListener(gesture, this.unlockSound, { capture: true, signal });
+    }
   }
+
+  /** Starts the sound that the browser held back. */
+  private readonly unlockSound = async (): Promise<void> => {
+    void this.audio.resume();
+    if (!this.voice || !(await this.playback.play(this.voice)) || this.over) return;
+    for (const gesture of GESTURES) removeEventListener(gesture, this.unlockSound, true);
+    this.events.notice(undefined);
+  };
 
   private async hangUpLine(): Promise<void> {
     try {

@@ -1,6 +1,6 @@
 import { Call, type Phase } from "./call";
 import { Figure } from "./figure";
-import { NOT_SENT, ProblemError, SOUND_LOCKED, UNREACHABLE } from "./problems";
+import { NOT_SENT, ProblemError, UNREACHABLE } from "./problems";
 import { type AgentInfo, readAgentInfo } from "./protocol";
 import { type TranscriptNames, TranscriptView } from "./transcript-view";
 import {
@@ -117,17 +117,6 @@ function startCall(): void {
       showVoice();
     },
     notice: (problem) => (problem ? showProblem(problem) : hideProblem()),
-    soundLocked() {
-      showProblem(SOUND_LOCKED);
-      addEventListener(
-        "pointerdown",
-        () => {
-          call?.unlockSound();
-          hideProblem();
-        },
-        { once: true },
-      );
-    },
     ended({ failed, problem }) {
       announcer.tell(started.transcript.turns, names(), true);
       call = undefined;

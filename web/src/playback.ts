@@ -50,8 +50,9 @@ export class Playback {
     try {
       await this.element.play();
       return true;
-    } catch {
-      return false;
+    } catch (error) {
+      // It also ends when another track takes its place, or the call is over.
+      return (error as DOMException).name !== "NotAllowedError";
     }
   }
 

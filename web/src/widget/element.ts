@@ -1,13 +1,6 @@
 import { Call, type Phase } from "../call";
 import type { OpenLine } from "../line";
-import {
-  NOT_SENT,
-  type Outcome,
-  type Problem,
-  ProblemError,
-  SOUND_LOCKED,
-  UNREACHABLE,
-} from "../problems";
+import { NOT_SENT, type Outcome, type Problem, ProblemError, UNREACHABLE } from "../problems";
 import { saidText, type Turn } from "../transcript";
 import { openWebRtc } from "../webrtc";
 import { ATTRIBUTES, type Options, readOptions } from "./options";
@@ -179,14 +172,6 @@ export class ParleyAgent extends HTMLElement {
         latency() {},
         voices() {},
         notice: (problem) => (problem ? this.complain(problem) : view.hideProblem()),
-        soundLocked: () => {
-          this.complain(SOUND_LOCKED);
-          const unlock = () => {
-            call.unlockSound();
-            view.hideProblem();
-          };
-          addEventListener("pointerdown", unlock, { once: true });
-        },
         ended: (outcome) => {
           view.announcer.tell(call.transcript.turns, view.names, true);
           this.ended(outcome);
