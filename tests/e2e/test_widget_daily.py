@@ -240,6 +240,12 @@ def test_what_daily_says_no_to_is_said(
         visitor.wait_for_state(*IN_CALL)
         visitor.host("room.made.at(-1).fail(arguments[0])", fault)
         ends_with(code, failed)
+    visitor.click("connect")
+    visitor.wait_for_state(*IN_CALL)
+    # Twenty seconds pass in half a one.
+    visitor.host("const later = setTimeout; window.setTimeout = (f, ms) => later(f, ms / 40)")
+    visitor.host("room.made.at(-1).emit('network-connection', arguments[0])", INTERRUPTED)
+    ends_with("lost", failed=True)
     assert visitor.host("return room.made.every((call) => call.destroyed)")
 
 

@@ -56,6 +56,9 @@ export interface CallEvents {
 /** How long it may take to get a line, and from there until the bot says that it is ready, in ms. */
 const READY_TIMEOUT = 20_000;
 
+/** For how long a connection that broke is tried to be taken up again, in ms. */
+const RECONNECT_TIMEOUT = 20_000;
+
 /** How long the server may take to close a call that it has announced to be over, in ms. */
 const CLOSE_TIMEOUT = 2_000;
 
@@ -119,6 +122,7 @@ export class Call {
   private announced: Outcome | undefined;
   private thinkingTimer: number | undefined;
   private statsTimer: number | undefined;
+  private reconnectTimer: number | undefined;
   private counters: WireCounters[] = [];
 
   /**
@@ -317,6 +321,7 @@ export class Call {
     this.over = true;
     window.clearInterval(this.statsTimer);
     window.clearTimeout(this.thinkingTimer);
+    window.clearTimeout(this.reconnectTimer);
     this.abort.abort();
     this.playback.stop();
     void this.hangUpLine();
@@ -430,8 +435,14 @@ export class Call {
 
   private showPhase(): void {
     if (this.over || !this.connected) return;
-    if (this.line?.interrupted) this.events.phase("reconnecting");
-    else if (this.speaking) this.events.phase("speaking");
+    if (this.line?.interrupted) {
+      this.reconnectTimer ??= window.setTimeout(() => this.disconnected(), RECONNECT_TIMEOUT);
+      this.events.phase("reconnecting");
+      return;
+    }
+    window.clearTimeout(this.reconnectTimer);
+    this.reconnectTimer = undefined;
+    if (this.speaking) this.events.phase("speaking");
     else if (this.thinking) this.events.phase("thinking");
     else this.events.phase(this.asleep ? "asleep" : "listening");
   }
