@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -71,6 +72,10 @@ class WidgetCaller(BrowserCaller):
     def host(self, script: str, *arguments: Any) -> Any:
         """What a script of the page returns, which needs no widget to be there."""
         return self._run(script, *arguments)
+
+    def double_click(self, name: str) -> None:
+        """Click the element whose `data-testid` is `name` as people open files."""
+        ActionChains(self._driver).double_click(self._find(name)[0]).perform()
 
     def press_escape(self) -> None:
         """Press Escape wherever the focus is."""

@@ -394,6 +394,32 @@ def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -
         assert [event["name"] for event in caller.events()] == ["open", "close"]
 
 
+def test_each_button_is_pressed_once(server: AgentServer, site: Site, mouth: Mouth) -> None:
+    """Neither a double click nor a key held down goes on to what has come under it."""
+    site.pages["/once"] = page(script(server))
+    held = (
+        "const press = (repeat) => shadow.activeElement.dispatchEvent(new KeyboardEvent("
+        "  'keydown', { key: 'Enter', repeat, bubbles: true, cancelable: true, composed: true }));"
+        "return [press(false), press(true)]"
+    )
+    with WidgetCaller(f"{site.url}/once", mouth(1.0)) as caller:
+        caller.double_click("launcher")
+        assert caller.text("panel")
+        caller.double_click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.double_click("hangup")
+        caller.wait_for_state("ended")
+        caller.double_click("connect")
+        caller.wait_for_state(*IN_CALL)
+        caller.click("hangup")
+        assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
+        assert caller.run(held) == [True, False]
+        assert [e["name"] for e in caller.events() if e["name"] != "transcript"] == [
+            "open",
+            *("call-started", "call-ended") * 2,
+        ]
+
+
 def test_who_hangs_up_while_the_browser_asks_is_not_heard(
     server: AgentServer, site: Site, mouth: Mouth
 ) -> None:

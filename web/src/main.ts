@@ -173,6 +173,10 @@ controls.bar.addEventListener("submit", (event) => {
   event.preventDefault();
   void sendText();
 });
+// Held down, it would press what has only just come, too.
+addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.repeat) event.preventDefault();
+});
 // The server would otherwise notice only when the connection's checks run out.
 addEventListener("pagehide", () => call?.hangUp());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figure.restyle());

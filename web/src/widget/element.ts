@@ -115,17 +115,23 @@ export class ParleyAgent extends HTMLElement {
 
   private listen(): void {
     const { view } = this;
-    view.launcher.addEventListener("click", () => {
+    // The second press of a double click would take back the first, or fall on what has only just
+    // come in its place.
+    const once = (press: () => void) => (event: MouseEvent) => {
+      if (event.detail < 2) press();
+    };
+    const toggle = () => {
       if (view.isOpen) {
         this.close();
         return;
       }
       this.open();
       (view.connect.hidden ? view.text : view.connect).focus({ preventScroll: true });
-    });
+    };
+    view.launcher.addEventListener("click", once(toggle));
+    view.connect.addEventListener("click", once(() => this.start()));
+    view.hangUp.addEventListener("click", once(() => this.hangUp()));
     view.close.addEventListener("click", () => this.dismiss());
-    view.connect.addEventListener("click", () => this.start());
-    view.hangUp.addEventListener("click", () => this.hangUp());
     view.problemClose.addEventListener("click", () => view.hideProblem());
     view.mute.addEventListener("click", () => this.toggleMute());
     view.bar.addEventListener("submit", (event) => {
@@ -137,7 +143,12 @@ export class ParleyAgent extends HTMLElement {
         // The page's own keys must not be pressed by who writes here: to the page, the keys come
         // from an element that is no field.
         event.stopPropagation();
-        if (kind === "keydown" && (event as KeyboardEvent).key === "Escape") this.dismiss();
+        if (kind !== "keydown") return;
+        const { key, repeat, isComposing } = event as KeyboardEvent;
+        // Held down, it would press what has only just come, too.
+        if (key === "Enter" && repeat) event.preventDefault();
+        // In a word that is being composed, it takes back the word.
+        if (key === "Escape" && !isComposing) this.dismiss();
       });
     }
   }
