@@ -77,9 +77,9 @@ class WidgetCaller(BrowserCaller):
         """Click the element whose `data-testid` is `name` as people open files."""
         ActionChains(self._driver).double_click(self._find(name)[0]).perform()
 
-    def press_escape(self) -> None:
-        """Press Escape wherever the focus is."""
-        self._driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    def press(self, key: str) -> None:
+        """Press a key wherever the focus is, by its name in Selenium's `Keys`."""
+        ActionChains(self._driver).send_keys(getattr(Keys, key)).perform()
 
     def accessible_names(self) -> list[str]:
         """What assistive technology calls the buttons and fields that can be seen."""

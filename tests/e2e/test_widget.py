@@ -388,7 +388,7 @@ def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -
         caller.run("window.keys = []; addEventListener('keydown', (e) => keys.push(e.key))")
         caller.click("launcher")
         assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
-        caller.press_escape()
+        caller.press("ESCAPE")
         assert caller.run("return shadow.activeElement.dataset.testid") == "launcher"
         assert caller.run("return window.keys") == []
         assert [event["name"] for event in caller.events()] == ["open", "close"]
@@ -542,6 +542,57 @@ def test_it_fits_a_phone_in_both_themes(
             ".map((b) => Math.min(b.offsetWidth, b.offsetHeight))"
         )
         assert min(sizes) >= 40
+
+
+def test_on_a_phone_the_page_behind_is_out_of_reach(
+    server: AgentServer, site: Site, mouth: Mouth
+) -> None:
+    """Only while the panel is the screen: then it has the focus, what is read out, and Escape."""
+    site.pages["/modal"] = page(script(server))
+    behind = (
+        "const button = document.querySelector('p button');"
+        "const { activeElement } = document;"
+        "button.focus();"
+        "const reached = document.activeElement === button;"
+        "activeElement.shadowRoot?.activeElement?.focus();"
+        "return reached"
+    )
+    focus = "return shadow.activeElement?.dataset.testid"
+    live = "return shadow.querySelector('.panel').contains(shadow.querySelector('[aria-live]'))"
+    with WidgetCaller(f"{site.url}/modal", mouth(1.0)) as caller:
+        caller.click("launcher")
+        assert caller.run(behind)
+        caller.click("connect")
+        caller.wait_for_state(*IN_CALL)
+
+        caller.look(size=PHONE, still=True)
+        caller.wait_for(lambda: not caller.run(behind), "the dialog")
+        assert caller.run(live)
+        met = set()
+        for _ in range(12):
+            caller.press("TAB")
+            met.add(caller.run(focus))
+        assert {"mute", "text-input", "text-send", "hangup", "transcript", "close"} <= met
+        assert caller.host("return document.activeElement.tagName") != "BUTTON"
+        caller.run("shadow.activeElement?.blur()")
+        caller.press("ESCAPE")
+        caller.wait_for(lambda: caller.run(behind), "the page")
+        assert not caller.run(live)
+        assert [event["name"] for event in caller.events()][-1] == "close"
+
+        caller.click("launcher")
+        assert caller.run(focus) == "status"
+        caller.run("document.body.prepend(document.querySelector('parley-agent'))")
+        assert not caller.run(behind)
+        caller.click("close")
+        assert caller.run(focus) == "launcher"
+        caller.click("launcher")
+        caller.run("document.querySelector('parley-agent').hidden = true")
+        assert caller.host("return document.activeElement === document.body")
+        assert caller.run(behind)
+        assert caller.state in IN_CALL
+        caller.run("document.querySelector('parley-agent').hangUp()")
+        assert caller.console() == []
 
 
 @pytest.mark.parametrize(

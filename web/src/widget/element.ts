@@ -26,7 +26,7 @@ export interface TurnDetail {
  * `parley:call-started`, `parley:transcript`, `parley:error`, `parley:call-ended`.
  */
 export class ParleyAgent extends HTMLElement {
-  static readonly observedAttributes = ATTRIBUTES;
+  static readonly observedAttributes = [...ATTRIBUTES, "hidden"];
 
   /** The server that is called where the element names none. */
   static server = "";
@@ -53,12 +53,16 @@ export class ParleyAgent extends HTMLElement {
 
   connectedCallback(): void {
     this.dark.addEventListener("change", this.restyle);
+    this.view.narrow.addEventListener("change", this.fit);
     addEventListener("pagehide", this.leave);
     this.apply();
+    // What is taken from a document is modal no more.
+    this.fit();
   }
 
   disconnectedCallback(): void {
     this.dark.removeEventListener("change", this.restyle);
+    this.view.narrow.removeEventListener("change", this.fit);
     removeEventListener("pagehide", this.leave);
     // A page that only moves the element keeps its call.
     queueMicrotask(() => {
@@ -72,13 +76,13 @@ export class ParleyAgent extends HTMLElement {
 
   /** Shows the panel. */
   open(): void {
-    if (this.view.isOpen) return;
+    if (this.view.isOpen || this.hidden) return;
     this.view.open(true);
     this.restyle();
     this.tell("open");
   }
 
-  /** Hides the panel; a call goes on. */
+  /** Hides the panel, and puts a focus that is in it on the button; a call goes on. */
   close(): void {
     if (!this.view.isOpen) return;
     this.view.open(false);
@@ -91,6 +95,8 @@ export class ParleyAgent extends HTMLElement {
   }
 
   private readonly leave = () => this.hangUp();
+
+  private readonly fit = () => this.view.fit();
 
   private readonly restyle = () => {
     const { theme } = this.options;
@@ -106,6 +112,8 @@ export class ParleyAgent extends HTMLElement {
     const page = this.closest<HTMLElement>("[lang]")?.lang ?? "";
     this.view.apply(this.options, languageOf(this.options.language || page));
     this.restyle();
+    // A modal dialog keeps the page from its visitor also where it cannot be seen.
+    if (this.hidden) this.close();
   }
 
   private tell(name: string, detail?: unknown): void {
@@ -126,13 +134,20 @@ export class ParleyAgent extends HTMLElement {
         return;
       }
       this.open();
-      (view.connect.hidden ? view.text : view.connect).focus({ preventScroll: true });
+      view.focus();
     };
     view.launcher.addEventListener("click", once(toggle));
     view.connect.addEventListener("click", once(() => this.start()));
     view.hangUp.addEventListener("click", once(() => this.hangUp()));
-    view.close.addEventListener("click", () => this.dismiss());
-    view.problemClose.addEventListener("click", () => view.hideProblem());
+    view.close.addEventListener("click", () => this.close());
+    // The browser closes it, too: a phone has a gesture for that.
+    view.panel.addEventListener("close", () => {
+      if (!view.panel.open) this.close();
+    });
+    view.problemClose.addEventListener("click", () => {
+      view.hideProblem();
+      view.focus();
+    });
     view.mute.addEventListener("click", () => this.toggleMute());
     view.bar.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -148,16 +163,9 @@ export class ParleyAgent extends HTMLElement {
         // Held down, it would press what has only just come, too.
         if (key === "Enter" && repeat) event.preventDefault();
         // In a word that is being composed, it takes back the word.
-        if (key === "Escape" && !isComposing) this.dismiss();
+        if (key === "Escape" && !isComposing) this.close();
       });
     }
-  }
-
-  /** Hides the panel, and puts the focus where it came from. */
-  private dismiss(): void {
-    if (!this.view.isOpen) return;
-    this.close();
-    this.view.launcher.focus({ preventScroll: true });
   }
 
   private start(): void {

@@ -28,6 +28,8 @@ const RECEIVER =
 /** Two voices that overlap. */
 const MARK = "M18 12a6.5 6.5 0 1 1-13 0a6.5 6.5 0 1 1 13 0M27 12a6.5 6.5 0 1 1-13 0a6.5 6.5 0 1 1 13 0";
 
+const QUIETLY: FocusOptions = { preventScroll: true };
+
 let styles: CSSStyleSheet | undefined;
 
 /** The style sheet, which all widgets of a page share; made so, no policy of the page forbids it. */
@@ -95,7 +97,9 @@ export class WidgetView {
   readonly announcer: Announcer;
 
   private readonly root = create("div", "root");
-  private readonly panel = create("section", "panel");
+  readonly panel = create("dialog", "panel");
+  /** Whether the panel is all of the screen; as the style sheet has it. */
+  readonly narrow = matchMedia("(max-width: 480px)");
   private readonly name = create("p", "name");
   private readonly status = create("p", "status");
   private readonly greeting = create("p", "greeting");
@@ -108,6 +112,7 @@ export class WidgetView {
   private readonly callerLevel = meter("meter-caller");
   private readonly agentLevel = meter("meter-agent");
   private readonly caption = create("span", "caption");
+  private readonly live = create("div", "sr-only");
   private readonly figure: Figure;
 
   private words = wordsOf("en");
@@ -119,13 +124,14 @@ export class WidgetView {
    * @param shadow - Where it is put.
    * @param levels - Reads how loud both sides are at a time in milliseconds.
    */
-  constructor(shadow: ShadowRoot, levels: (now: number) => Levels) {
+  constructor(
+    private readonly shadow: ShadowRoot,
+    levels: (now: number) => Levels,
+  ) {
     shadow.adoptedStyleSheets = [sheet()];
-    const { root, panel } = this;
+    const { root, panel, live } = this;
 
     this.panel.id = "panel";
-    this.panel.setAttribute("role", "dialog");
-    this.panel.hidden = true;
     this.launcher.append(drawing("0 0 32 24", MARK), this.caption);
     this.launcher.setAttribute("aria-controls", this.panel.id);
     this.launcher.setAttribute("aria-haspopup", "dialog");
@@ -152,7 +158,6 @@ export class WidgetView {
     const foot = create("div", "foot");
     foot.append(this.connect, this.note);
     panel.append(header, stage, this.problem, this.list, foot, this.bar);
-    const live = create("div", "sr-only");
     live.setAttribute("aria-live", "polite");
     root.append(panel, this.launcher, live, this.audio);
     shadow.append(root);
@@ -177,7 +182,7 @@ export class WidgetView {
   }
 
   get isOpen(): boolean {
-    return !this.panel.hidden;
+    return this.root.dataset.open === "true";
   }
 
   /** Shows what the page asks for, in these words. */
@@ -220,10 +225,40 @@ export class WidgetView {
 
   /** Shows or hides the panel. */
   open(open: boolean): void {
-    this.panel.hidden = !open;
     this.root.dataset.open = String(open);
     this.launcher.setAttribute("aria-expanded", String(open));
+    // A modal dialog silences all that is outside of it; and nothing is read out twice.
+    this.live.replaceChildren();
+    (open ? this.panel : this.root).append(this.live);
+    if (open) {
+      this.fit();
+    } else {
+      this.panel.close();
+      if (this.panel.contains(this.shadow.activeElement)) this.launcher.focus(QUIETLY);
+    }
     this.figure.show(this.figureState, this.muted);
+  }
+
+  /** Has the open panel stand beside the page, or in its place where it covers all of it. */
+  fit(): void {
+    if (!this.isOpen) return;
+    const { activeElement } = this.shadow;
+    this.panel.close();
+    if (this.narrow.matches && this.panel.isConnected) {
+      this.panel.showModal();
+      this.status.focus(QUIETLY);
+    } else {
+      // Unlike show(), it leaves the focus where it is.
+      this.panel.open = true;
+    }
+    if (activeElement instanceof HTMLElement) activeElement.focus(QUIETLY);
+  }
+
+  /** Moves the focus to what the visitor does next. */
+  focus(): void {
+    // A field would bring up the keyboard of a phone, and with it cover the conversation.
+    const inCall = this.narrow.matches ? this.status : this.text;
+    (this.connect.hidden ? inCall : this.connect).focus(QUIETLY);
   }
 
   /** Shows a state of the call. */
@@ -231,7 +266,7 @@ export class WidgetView {
     const begun = state.kind === "call" && this.state.kind !== "call";
     const over = state.kind === "ended" && this.state.kind === "call";
     // A key pressed too long must not press a button that has only just come.
-    const held = this.root.contains((this.root.getRootNode() as ShadowRoot).activeElement);
+    const held = this.root.contains(this.shadow.activeElement);
     this.state = state;
     this.muted = muted;
     if (begun) this.hideProblem();
@@ -239,8 +274,8 @@ export class WidgetView {
     if (state.kind === "ended" && state.failed) this.showProblem(state.problem);
     this.render();
     if (held && this.isOpen) {
-      if (begun) this.status.focus({ preventScroll: true });
-      if (over) this.connect.focus({ preventScroll: true });
+      if (begun) this.status.focus(QUIETLY);
+      if (over) this.connect.focus(QUIETLY);
     }
   }
 
