@@ -170,8 +170,8 @@ def test_a_caller_talks_and_interrupts_on_another_site(
         stopped = caller.messages("bot-interrupted")[-1]["at"]
         assert any(p.audible for p in caller.playback() if p.at < stopped)
 
-        live = caller.run("return shadow.querySelector('[aria-live=polite]').textContent")
-        assert QUESTION in plain(live)
+        live = "return shadow.querySelector('[aria-live=polite]').textContent"
+        assert QUESTION in plain(caller.run(live))
         names = caller.accessible_names()
         assert {"Mute your microphone", "Or say it in writing", "Send", "Hang up"} < set(names)
         assert all(names)
@@ -182,6 +182,7 @@ def test_a_caller_talks_and_interrupts_on_another_site(
         caller.click("launcher")
         caller.click("hangup")
         caller.wait_for_state("ended")
+        assert caller.run(live).endswith("Call ended. You hung up.")
         server.wait_for_calls(0)
 
         names = [event["name"] for event in caller.events()]

@@ -236,6 +236,8 @@ def test_what_daily_says_no_to_is_said(
         visitor.wait_for_state(*IN_CALL)
         visitor.host("room.made.at(-1).emit('network-connection', arguments[0])", INTERRUPTED)
         visitor.wait_for_state("connecting")
+        live = visitor.run("return shadow.querySelector('[aria-live]').lastChild.textContent")
+        assert live == "Connection lost, reconnecting"
         visitor.host("room.made.at(-1).emit('network-connection', arguments[0])", CONNECTED)
         visitor.wait_for_state(*IN_CALL)
         visitor.host("room.made.at(-1).fail(arguments[0])", fault)

@@ -1,3 +1,4 @@
+import type { Phase } from "./call";
 import { create } from "./dom";
 import { saidText, type Turn } from "./transcript";
 
@@ -8,6 +9,7 @@ const KEPT = 5;
 export class Announcer {
   /** How many turns have been told. */
   private told = 0;
+  private broken = false;
 
   /** @param region - The live region. */
   constructor(private readonly region: HTMLElement) {}
@@ -21,21 +23,35 @@ export class Announcer {
   /** A new conversation begins. */
   clear(): void {
     this.told = 0;
+    this.broken = false;
+  }
+
+  /**
+   * Tells that the connection broke, or is back: of the other phases a caller hears.
+   *
+   * @param text - The phase, in words.
+   */
+  follow(phase: Phase, text: string): void {
+    const broken = phase === "reconnecting";
+    if (broken !== this.broken) this.say(text);
+    this.broken = broken;
   }
 
   /**
    * Tells the turns that are complete.
    *
    * The words on the page come one by one, far too often to be read out; a turn is complete when
-   * the next one begins, or the call ends.
+   * the next one begins that is more than an aside, or the call ends.
    *
    * @param names - What the two sides are called.
    * @param all - Whether the last turn is complete, too.
    */
   tell(turns: readonly Turn[], names: Record<Turn["side"], string>, all: boolean): void {
-    const complete = turns.slice(this.told, all ? undefined : -1);
-    if (complete.length === 0) return;
+    const asides = turns.map((turn) => turn.side === "caller" && turn.aside);
+    const complete = turns.slice(this.told, all ? undefined : asides.lastIndexOf(false));
     this.told += complete.length;
-    this.say(complete.map((turn) => `${names[turn.side]}: ${saidText(turn)}`).join(" "));
+    const said = complete.filter((turn) => saidText(turn));
+    if (said.length === 0) return;
+    this.say(said.map((turn) => `${names[turn.side]}: ${saidText(turn)}`).join(" "));
   }
 }

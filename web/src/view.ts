@@ -54,6 +54,7 @@ export function showPhase(phase: Phase, muted: boolean): void {
   const { state, status } = PHASES[phase];
   const begun = controls.bar.hidden;
   setState(state, muted && (state === "listening" || state === "asleep") ? "You are muted" : status);
+  announcer.follow(phase, status);
   controls.connect.hidden = true;
   element("lede").hidden = true;
   controls.bar.hidden = false;

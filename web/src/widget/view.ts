@@ -271,7 +271,8 @@ export class WidgetView {
     this.muted = muted;
     if (begun) this.hideProblem();
     if (begun) delete this.root.dataset.talk;
-    if (state.kind === "ended" && state.failed) this.showProblem(state.problem);
+    if (state.kind === "call") this.announcer.follow(state.phase, this.words.phases[state.phase]);
+    if (state.kind === "ended") this.tellEnd(state.failed, state.problem);
     this.render();
     if (held && this.isOpen) {
       if (begun) this.status.focus(QUIETLY);
@@ -300,6 +301,13 @@ export class WidgetView {
   /** Tells a screen reader whether the caller is heard. */
   tellMuted(): void {
     this.announcer.say(this.muted ? this.words.muted : this.words.unmuted);
+  }
+
+  /** Shows and says how a call ended; what failed is an alert, which is read out where it shows. */
+  private tellEnd(failed: boolean, problem: Problem): void {
+    const { title, advice } = translate(problem, this.words);
+    if (failed) this.showProblem(problem);
+    if (!failed || !this.isOpen) this.announcer.say(`${title}. ${advice}`);
   }
 
   /** Names the parts as tests look for them. */
