@@ -45,9 +45,9 @@ export interface CallEvents {
   phase(phase: Phase): void;
   /** A turn has come or has changed. */
   turn(turn: Turn): void;
-  latency(waterfall: Waterfall): void;
+  latency?(waterfall: Waterfall): void;
   /** The voices that there are, or the one that the agent has, may be others than before. */
-  voices(state: VoiceState): void;
+  voices?(state: VoiceState): void;
   /** Something went wrong, and the call goes on; undefined when it is well again. */
   notice(problem: Problem | undefined): void;
   ended(outcome: Outcome): void;
@@ -398,7 +398,7 @@ export class Call {
       return;
     }
     const voices = readVoiceState(data);
-    if (voices) this.events.voices(voices);
+    if (voices) this.events.voices?.(voices);
     const awake = readAwake(data);
     if (awake !== undefined) {
       this.asleep = !awake;
@@ -409,7 +409,7 @@ export class Call {
     await this.readStats();
     const now = this.counters[this.counters.length - 1];
     const wire = now && wireDelay(this.counters[0], now);
-    if (!this.over) this.events.latency(waterfall(latency, wire));
+    if (!this.over) this.events.latency?.(waterfall(latency, wire));
   }
 
   private failed(detail: string, fatal: boolean): void {

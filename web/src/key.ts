@@ -23,7 +23,7 @@ export function keepKey(key: string | null): void {
  * Where the server wants a key and has none, or a wrong one, the person is asked for it.
  */
 export async function fetchWithKey(path: string, init: RequestInit): Promise<Response> {
-  const response = await send(path, init, keptKey());
+  const response = await send(path, init);
   if (response.status !== 401) return response;
   const key = window.prompt("This agent asks for its key, PARLEY_API_KEY:")?.trim();
   if (!key || !isKey(key)) return response;
@@ -32,7 +32,8 @@ export async function fetchWithKey(path: string, init: RequestInit): Promise<Res
   return again;
 }
 
-function send(path: string, init: RequestInit, key: string | null): Promise<Response> {
+/** Fetches from the page's own server, with a key if there is one. */
+export function send(path: string, init: RequestInit, key = keptKey()): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key) headers.set("Authorization", `Bearer ${key}`);
   return fetch(path, { ...init, headers });

@@ -1,34 +1,27 @@
 import { Announcer } from "./announcer";
 import type { Phase } from "./call";
-import { create } from "./dom";
+import { create, find, showLevel } from "./dom";
 import { formatMs, type Waterfall } from "./latency";
 import type { Problem } from "./problems";
 import type { AgentInfo } from "./protocol";
 import { groupVoices, type VoiceList } from "./voices";
 
-/** The element with an id, which index.html has. */
-function element<T extends HTMLElement>(id: string): T {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no #${id}`);
-  return found as T;
-}
-
 /** The parts of the page that the caller acts on. */
 export const controls = {
-  audio: element<HTMLAudioElement>("agent-audio"),
-  bar: element<HTMLFormElement>("bar"),
-  connect: element<HTMLButtonElement>("connect"),
-  figure: element<HTMLCanvasElement>("figure"),
-  hangup: element<HTMLButtonElement>("hangup"),
-  mute: element<HTMLButtonElement>("mute"),
-  problemClose: element<HTMLButtonElement>("problem-close"),
-  text: element<HTMLInputElement>("text-input"),
-  transcript: element<HTMLOListElement>("transcript"),
-  voice: element<HTMLSelectElement>("voice"),
+  audio: find<HTMLAudioElement>("agent-audio"),
+  bar: find<HTMLFormElement>("bar"),
+  connect: find<HTMLButtonElement>("connect"),
+  figure: find<HTMLCanvasElement>("figure"),
+  hangup: find<HTMLButtonElement>("hangup"),
+  mute: find<HTMLButtonElement>("mute"),
+  problemClose: find<HTMLButtonElement>("problem-close"),
+  text: find<HTMLInputElement>("text-input"),
+  transcript: find<HTMLOListElement>("transcript"),
+  voice: find<HTMLSelectElement>("voice"),
 };
 
 /** What a screen reader is told. */
-export const announcer = new Announcer(element("announce"));
+export const announcer = new Announcer(find("announce"));
 
 /** The page's state, as the style sheet and tests read it from the root's `data-state`. */
 export type PageState =
@@ -46,7 +39,7 @@ const PHASES: Record<Phase, { state: PageState; status: string }> = {
 
 function setState(state: PageState, status: string): void {
   document.documentElement.dataset.state = state;
-  element("status").textContent = status;
+  find("status").textContent = status;
 }
 
 /** Shows that a call is on, and in which phase. */
@@ -56,15 +49,15 @@ export function showPhase(phase: Phase, muted: boolean): void {
   setState(state, muted && (state === "listening" || state === "asleep") ? "You are muted" : status);
   announcer.follow(phase, status);
   controls.connect.hidden = true;
-  element("lede").hidden = true;
+  find("lede").hidden = true;
   controls.bar.hidden = false;
   if (begun) {
     hideProblem();
     // Not to a button: a key pressed too long would press that one, too.
-    element("status").focus({ preventScroll: true });
+    find("status").focus({ preventScroll: true });
   }
-  if (state !== "connecting" && element("meters").hidden) {
-    element("meters").hidden = false;
+  if (state !== "connecting" && find("meters").hidden) {
+    find("meters").hidden = false;
     announcer.say("Connected");
     openFloor();
   }
@@ -76,7 +69,7 @@ function openFloor(): void {
     document.documentElement.dataset.talk = "true";
   };
   if (document.documentElement.dataset.talk) return;
-  element<HTMLDetailsElement>("about").open = matchMedia("(min-width: 56rem)").matches;
+  find<HTMLDetailsElement>("about").open = matchMedia("(min-width: 56rem)").matches;
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || !document.startViewTransition) {
     open();
   } else {
@@ -87,14 +80,14 @@ function openFloor(): void {
 
 /** Shows that the call is over; `problem` says how it ended. */
 export function showEnd(failed: boolean, problem: Problem): void {
-  const talked = !element("meters").hidden;
+  const talked = !find("meters").hidden;
   const failure = talked ? "Call ended" : "Not connected";
   setState(failed ? "error" : "ended", failed ? failure : problem.title);
   controls.bar.hidden = true;
-  element("meters").hidden = true;
+  find("meters").hidden = true;
   controls.connect.hidden = false;
   controls.connect.textContent = failed ? "Try again" : "Call again";
-  const lede = element("lede");
+  const lede = find("lede");
   lede.hidden = failed;
   lede.textContent = failed ? "" : problem.advice;
   if (failed) showProblem(problem);
@@ -105,14 +98,14 @@ export function showEnd(failed: boolean, problem: Problem): void {
 
 /** Shows a problem; the alert is read out by itself. */
 export function showProblem(problem: Problem): void {
-  element("problem-title").textContent = problem.title;
-  element("problem-advice").textContent = problem.advice;
-  element("problem").hidden = false;
+  find("problem-title").textContent = problem.title;
+  find("problem-advice").textContent = problem.advice;
+  find("problem").hidden = false;
 }
 
 /** Takes a problem off the page. */
 export function hideProblem(): void {
-  element("problem").hidden = true;
+  find("problem").hidden = true;
 }
 
 /** Shows whether the microphone is muted. */
@@ -123,9 +116,9 @@ export function showMuted(muted: boolean): void {
 
 /** Shows who answers. */
 export function showAgent(agent: AgentInfo): void {
-  element("agent-name").textContent = agent.name === "Parley" ? "" : agent.name;
+  find("agent-name").textContent = agent.name === "Parley" ? "" : agent.name;
   document.title = agent.name && agent.name !== "Parley" ? `${agent.name} – Parley` : "Parley";
-  const lede = element("lede");
+  const lede = find("lede");
   if (document.documentElement.dataset.state === "idle") {
     lede.textContent = "A conversation out loud. Interrupt whenever you like.";
   }
@@ -138,7 +131,7 @@ export function showEngines(agent: AgentInfo, voice: string): void {
     ["Hears", [agent.stt.engine, agent.stt.model].filter(Boolean).join(" · ")],
     ["Thinks", [agent.llm.engine, agent.llm.model].filter(Boolean).join(" · ")],
   ];
-  element("engines").replaceChildren(
+  find("engines").replaceChildren(
     ...engines
       .filter(([, value]) => value)
       .flatMap(([name, value]) => [create("dt", "", name), create("dd", "", value)]),
@@ -171,22 +164,15 @@ export function showVoices(list: VoiceList, select: boolean): void {
   if (select) voice.value = list.voice;
   // One that is disabled loses the focus.
   voice.disabled = list.voices.length < 2 && voice !== document.activeElement;
-  element("voice-field").hidden = list.voices.length === 0;
+  find("voice-field").hidden = list.voices.length === 0;
   const note = list.note();
-  if (element("voice-note").textContent !== note) element("voice-note").textContent = note;
+  if (find("voice-note").textContent !== note) find("voice-note").textContent = note;
 }
 
 /** Shows how loud both sides are, each 0 to 1. */
 export function showLevels(mic: number, agent: number): void {
-  showLevel(element("mic-level"), mic);
-  showLevel(element("agent-level"), agent);
-}
-
-function showLevel(meter: HTMLElement, level: number): void {
-  const percent = String(Math.round(level * 100));
-  if (meter.getAttribute("aria-valuenow") === percent) return;
-  meter.setAttribute("aria-valuenow", percent);
-  meter.style.setProperty("--level", level.toFixed(3));
+  showLevel(find("mic-level"), mic);
+  showLevel(find("agent-level"), agent);
 }
 
 /** Shows a turn's latency as a waterfall. */
@@ -208,6 +194,6 @@ export function showLatency({ totalMs, bars }: Waterfall): void {
     );
     list.append(row);
   }
-  element("latency").replaceChildren(total, list);
-  element("latency-total").textContent = formatMs(totalMs);
+  find("latency").replaceChildren(total, list);
+  find("latency-total").textContent = formatMs(totalMs);
 }

@@ -1,4 +1,4 @@
-import { keptKey } from "../key";
+import { send } from "../key";
 
 /** What the server knows of recorded calls; `bot/server/records.py` has the other half. */
 
@@ -63,10 +63,7 @@ export class RefusedError extends Error {
 
 /** Asks the server, with the key if there is one. */
 export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
-  const headers = new Headers(init.headers);
-  const key = keptKey();
-  if (key) headers.set("Authorization", `Bearer ${key}`);
-  const response = await fetch(`./calls${path}`, { ...init, headers });
+  const response = await send(`./calls${path}`, init);
   if (!response.ok) {
     const told = (await response.json().catch(() => ({}))) as { detail?: string };
     throw new RefusedError(response.status, told.detail ?? `the server says ${response.status}`);

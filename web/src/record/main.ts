@@ -1,4 +1,4 @@
-import { create } from "../dom";
+import { create, find } from "../dom";
 import { isKey, keepKey, keptKey } from "../key";
 import { type About, ask, type Recorded, RefusedError, record, records, type Turn } from "./api";
 import { Player } from "./player";
@@ -8,12 +8,6 @@ import { draw, Tiles } from "./waveform";
 const SPANS = [5, 10, 20, 40, 120, 600];
 /** How far an arrow key goes, in seconds. */
 const STEP = 5;
-
-function find<T extends HTMLElement>(id: string): T {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`the page has no ${id}`);
-  return found as T;
-}
 
 function clock(seconds: number): string {
   const whole = Math.floor(seconds);

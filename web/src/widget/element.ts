@@ -188,8 +188,6 @@ export class ParleyAgent extends HTMLElement {
           view.announcer.tell(call.transcript.turns, view.names, false);
           this.tell("transcript", turnDetail(turn));
         },
-        latency() {},
-        voices() {},
         notice: (problem) => (problem ? this.complain(problem) : view.hideProblem()),
         ended: (outcome) => {
           view.announcer.tell(call.transcript.turns, view.names, true);

@@ -1,7 +1,7 @@
 import { Announcer } from "../announcer";
 import type { Phase } from "../call";
-import { create } from "../dom";
-import { Figure, type Levels } from "../figure";
+import { create, showLevel } from "../dom";
+import { Figure, type FigureState, type Levels } from "../figure";
 import type { Problem } from "../problems";
 import { type TranscriptNames, TranscriptView } from "../transcript-view";
 import { inkOn } from "./colour";
@@ -73,13 +73,6 @@ function meter(className: string): HTMLElement {
   made.setAttribute("aria-valuemax", "100");
   made.append(create("span", "meter-name"), create("span", "meter-bar"));
   return made;
-}
-
-function showLevel(meter: HTMLElement, level: number): void {
-  const percent = String(Math.round(level * 100));
-  if (meter.getAttribute("aria-valuenow") === percent) return;
-  meter.setAttribute("aria-valuenow", percent);
-  meter.style.setProperty("--level", level.toFixed(3));
 }
 
 /** The widget as it is seen: a button, and the panel that it opens. */
@@ -331,7 +324,7 @@ export class WidgetView {
     for (const [name, part] of Object.entries(parts)) part.dataset.testid = name;
   }
 
-  private get figureState(): Phase | "idle" | "ended" | "error" {
+  private get figureState(): FigureState {
     const { state } = this;
     if (state.kind === "call") return state.phase;
     if (state.kind === "idle") return "idle";
