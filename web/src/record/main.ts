@@ -132,6 +132,7 @@ class RecordPage {
   private nearTiles: Tiles;
   private span: number;
   private spoken: HTMLElement | undefined;
+  private readonly still = matchMedia("(prefers-reduced-motion: reduce)");
   private drawing = 0;
   private readonly length: number;
 
@@ -281,7 +282,10 @@ class RecordPage {
     this.spoken?.closest(".said")?.classList.remove("now");
     word?.classList.add("spoken");
     row?.classList.add("now");
-    if (word && this.player.playing) row?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    if (word && this.player.playing) {
+      const behavior = this.still.matches ? "auto" : "smooth";
+      row?.scrollIntoView({ block: "nearest", behavior });
+    }
     this.spoken = word;
   }
 }
