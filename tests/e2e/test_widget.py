@@ -267,6 +267,12 @@ def test_two_widgets_share_the_page_and_one_call(
         assert "Mute your microphone" in caller.accessible_names()
         caller.click("mute")
         caller.wait_for(lambda: level() > 20, "the caller's level again")
+        caller.run("document.querySelector('parley-agent').setAttribute('agent', 'Eve')")
+        caller.type("text-input", "What is 7 times 6?")
+        caller.click("text-send")
+        caller.wait_for(
+            lambda: caller.turns("turn-agent")[-1].text.startswith("Eve"), "the new name"
+        )
 
         caller.use(1)
         assert caller.text("launcher") == "Talk to Bo"
@@ -283,7 +289,7 @@ def test_two_widgets_share_the_page_and_one_call(
         assert caller.state == "ended"
         server.wait_for_calls(1)
         ended = caller.events("call-ended")
-        assert [event["widget"] for event in ended] == ["Ada"]
+        assert [event["widget"] for event in ended] == ["Eve"]
 
         caller.run("document.querySelectorAll('parley-agent')[1].remove()")
         server.wait_for_calls(0)
@@ -386,8 +392,11 @@ def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -
     """Escape closes the panel and gives the focus back; the page hears of no key."""
     site.pages["/keys"] = page(script(server))
     with WidgetCaller(f"{site.url}/keys", mouth(1.0)) as caller:
+        expanded = "return shadow.querySelector('.launcher').ariaExpanded"
+        assert caller.run(expanded) == "false"
         caller.run("window.keys = []; addEventListener('keydown', (e) => keys.push(e.key))")
         caller.click("launcher")
+        assert caller.run(expanded) == "true"
         assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
         caller.press("ESCAPE")
         assert caller.run("return shadow.activeElement.dataset.testid") == "launcher"

@@ -32,7 +32,7 @@ let pending = 0;
 
 const voices = new VoiceList();
 
-const transcript = new TranscriptView(controls.transcript, names());
+const transcript = new TranscriptView(controls.transcript, names);
 const figure = new Figure(controls.figure, (now) => {
   const levels = call?.readLevels(now) ?? { mic: 0, agent: 0 };
   showLevels(levels.mic, levels.agent);
@@ -96,7 +96,7 @@ function remember(name: string): void {
 
 function startCall(): void {
   if (call) return;
-  transcript.clear(names());
+  transcript.clear();
   announcer.clear();
   const started = new Call(controls.audio, {
     phase(now) {

@@ -18,16 +18,15 @@ export class TranscriptView {
 
   /**
    * @param list - Where it is shown.
-   * @param names - What the two sides are called.
+   * @param names - What the two sides are called now.
    */
   constructor(
     private readonly list: HTMLElement,
-    private names: TranscriptNames,
+    private readonly names: () => TranscriptNames,
   ) {}
 
-  /** Empties the list for the next call, in which the sides are called so. */
-  clear(names: TranscriptNames): void {
-    this.names = names;
+  /** Empties the list for the next call. */
+  clear(): void {
     this.waiting = undefined;
     this.turns.clear();
     this.list.replaceChildren();
@@ -64,7 +63,7 @@ export class TranscriptView {
     item.dataset.testid = agent ? "turn-agent" : "turn-user";
     if (turn.side === "caller" && turn.aside) item.classList.add("turn-aside");
     const typed = turn.side === "caller" && turn.typed;
-    const name = this.names[typed ? "typed" : turn.side];
+    const name = this.names()[typed ? "typed" : turn.side];
     const who = create("p", "turn-who");
     who.append(create("span", "turn-name", name));
     item.append(who, create("p", "turn-words"));
@@ -95,7 +94,7 @@ export class TranscriptView {
     if (!turn.interrupted) return;
     const unsaid = create("span", "unsaid");
     const cut = unsaidText(turn);
-    unsaid.append(create("span", "sr-only", ` (${this.names.interrupted})`));
+    unsaid.append(create("span", "sr-only", ` (${this.names().interrupted})`));
     if (cut) unsaid.append(" ", create("s", "", cut));
     words.append(unsaid);
   }

@@ -174,7 +174,7 @@ export class ParleyAgent extends HTMLElement {
     ParleyAgent.calling = this;
     this.talked = false;
     const { view, options } = this;
-    view.transcript.clear(view.names);
+    view.transcript.clear();
     view.announcer.clear();
     const call: Call = new Call(
       view.audio,

@@ -128,6 +128,7 @@ export class WidgetView {
     this.launcher.append(drawing("0 0 32 24", MARK), this.caption);
     this.launcher.setAttribute("aria-controls", this.panel.id);
     this.launcher.setAttribute("aria-haspopup", "dialog");
+    this.launcher.setAttribute("aria-expanded", "false");
     this.status.tabIndex = -1;
     this.list.tabIndex = 0;
     this.problem.setAttribute("role", "alert");
@@ -155,7 +156,7 @@ export class WidgetView {
     root.append(panel, this.launcher, live, this.audio);
     shadow.append(root);
 
-    this.transcript = new TranscriptView(this.list, this.names);
+    this.transcript = new TranscriptView(this.list, () => this.names);
     this.announcer = new Announcer(live);
     this.figure = new Figure(canvas, (now) => {
       const read = levels(now);
