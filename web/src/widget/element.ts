@@ -128,15 +128,7 @@ export class ParleyAgent extends HTMLElement {
     const once = (press: () => void) => (event: MouseEvent) => {
       if (event.detail < 2) press();
     };
-    const toggle = () => {
-      if (view.isOpen) {
-        this.close();
-        return;
-      }
-      this.open();
-      view.focus();
-    };
-    view.launcher.addEventListener("click", once(toggle));
+    view.launcher.addEventListener("click", once(() => this.toggle()));
     view.connect.addEventListener("click", once(() => this.start()));
     view.hangUp.addEventListener("click", once(() => this.hangUp()));
     view.close.addEventListener("click", () => this.close());
@@ -153,6 +145,10 @@ export class ParleyAgent extends HTMLElement {
       event.preventDefault();
       void this.sendText();
     });
+    this.listenToKeys();
+  }
+
+  private listenToKeys(): void {
     for (const kind of ["keydown", "keypress", "keyup"] as const) {
       this.shadowRoot?.addEventListener(kind, (event) => {
         // The page's own keys must not be pressed by who writes here: to the page, the keys come
@@ -166,6 +162,15 @@ export class ParleyAgent extends HTMLElement {
         if (key === "Escape" && !isComposing) this.close();
       });
     }
+  }
+
+  private toggle(): void {
+    if (this.view.isOpen) {
+      this.close();
+      return;
+    }
+    this.open();
+    this.view.focus();
   }
 
   private start(): void {
