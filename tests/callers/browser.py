@@ -238,6 +238,11 @@ class BrowserCaller:
         found = f"{self.scope}.querySelector('[data-state]')"
         return str(self._run(f"return {found}?.dataset.state ?? ''"))
 
+    @property
+    def focus(self) -> str:
+        """The `data-testid` of the element that has the focus; empty where it has none."""
+        return str(self._run(f"return {self.scope}.activeElement?.dataset.testid ?? ''"))
+
     def text(self, name: str) -> str:
         """The visible text of the element whose `data-testid` is `name`; empty without one."""
         found = self._find(name)

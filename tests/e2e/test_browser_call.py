@@ -172,6 +172,9 @@ def test_a_refused_microphone_is_said_on_the_page(server: AgentServer) -> None:
         page.click("connect")
         page.wait_for(lambda: "microphone" in page.text("error").lower(), "the reason")
         page.screenshot(PICTURES / "page-no-microphone.png")
+        page.click("error-close")
+        assert page.text("error") == ""
+        assert page.focus == "status"
         assert server.calls() == 0
 
 

@@ -397,9 +397,9 @@ def test_keys_stay_in_the_panel(server: AgentServer, site: Site, mouth: Mouth) -
         caller.run("window.keys = []; addEventListener('keydown', (e) => keys.push(e.key))")
         caller.click("launcher")
         assert caller.run(expanded) == "true"
-        assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
+        assert caller.focus == "connect"
         caller.press("ESCAPE")
-        assert caller.run("return shadow.activeElement.dataset.testid") == "launcher"
+        assert caller.focus == "launcher"
         assert caller.run("return window.keys") == []
         assert [event["name"] for event in caller.events()] == ["open", "close"]
 
@@ -422,7 +422,7 @@ def test_each_button_is_pressed_once(server: AgentServer, site: Site, mouth: Mou
         caller.double_click("connect")
         caller.wait_for_state(*IN_CALL)
         caller.click("hangup")
-        assert caller.run("return shadow.activeElement.dataset.testid") == "connect"
+        assert caller.focus == "connect"
         assert caller.run(held) == [True, False]
         assert [e["name"] for e in caller.events() if e["name"] != "transcript"] == [
             "open",
@@ -567,7 +567,6 @@ def test_on_a_phone_the_page_behind_is_out_of_reach(
         "activeElement.shadowRoot?.activeElement?.focus();"
         "return reached"
     )
-    focus = "return shadow.activeElement?.dataset.testid"
     live = "return shadow.querySelector('.panel').contains(shadow.querySelector('[aria-live]'))"
     with WidgetCaller(f"{site.url}/modal", mouth(1.0)) as caller:
         caller.click("launcher")
@@ -581,7 +580,7 @@ def test_on_a_phone_the_page_behind_is_out_of_reach(
         met = set()
         for _ in range(12):
             caller.press("TAB")
-            met.add(caller.run(focus))
+            met.add(caller.focus)
         assert {"mute", "text-input", "text-send", "hangup", "transcript", "close"} <= met
         assert caller.host("return document.activeElement.tagName") != "BUTTON"
         caller.run("shadow.activeElement?.blur()")
@@ -591,11 +590,11 @@ def test_on_a_phone_the_page_behind_is_out_of_reach(
         assert [event["name"] for event in caller.events()][-1] == "close"
 
         caller.click("launcher")
-        assert caller.run(focus) == "status"
+        assert caller.focus == "status"
         caller.run("document.body.prepend(document.querySelector('parley-agent'))")
         assert not caller.run(behind)
         caller.click("close")
-        assert caller.run(focus) == "launcher"
+        assert caller.focus == "launcher"
         caller.click("launcher")
         caller.run("document.querySelector('parley-agent').hidden = true")
         assert caller.host("return document.activeElement === document.body")

@@ -6,6 +6,7 @@ import { type TranscriptNames, TranscriptView } from "./transcript-view";
 import {
   announcer,
   controls,
+  dismissProblem,
   hideProblem,
   showAgent,
   showEnd,
@@ -167,7 +168,7 @@ function toggleMute(): void {
 controls.connect.addEventListener("click", startCall);
 controls.hangup.addEventListener("click", () => call?.hangUp());
 controls.mute.addEventListener("click", toggleMute);
-controls.problemClose.addEventListener("click", hideProblem);
+controls.problemClose.addEventListener("click", dismissProblem);
 controls.voice.addEventListener("change", () => void changeVoice());
 controls.bar.addEventListener("submit", (event) => {
   event.preventDefault();

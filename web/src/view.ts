@@ -108,6 +108,12 @@ export function hideProblem(): void {
   find("problem").hidden = true;
 }
 
+/** Takes a problem off the page for the caller, whose focus is on the button that goes with it. */
+export function dismissProblem(): void {
+  hideProblem();
+  find("status").focus({ preventScroll: true });
+}
+
 /** Shows whether the microphone is muted. */
 export function showMuted(muted: boolean): void {
   controls.mute.setAttribute("aria-pressed", String(muted));
