@@ -3,6 +3,9 @@ import { type Peaks, peaks, type Turn } from "./api";
 /** Stretches of loudness that are kept. */
 const MAX_TILES = 32;
 
+/** How long after a failure a stretch may be asked for again, in ms. */
+const RETRY_AFTER = 2_000;
+
 /** Loudness by stretches of one length, fetched when they are first asked for. */
 export class Tiles {
   private readonly found = new Map<number, Peaks | undefined>();
@@ -34,8 +37,8 @@ export class Tiles {
       this.found.set(tile, await peaks(this.id, start, start + this.seconds, this.columns));
       this.arrived();
     } catch {
-      // It is asked for again when it is drawn next.
-      this.found.delete(tile);
+      // Not at once: while it plays, it is drawn sixty times a second.
+      setTimeout(() => this.found.delete(tile), RETRY_AFTER);
     }
   }
 }
