@@ -1,3 +1,5 @@
+import { fetchInTime } from "./fetch";
+
 const STORED = "parley-key";
 
 /** Whether a text may be a key: one that no header can carry is none, and cannot even be sent. */
@@ -36,5 +38,5 @@ export async function fetchWithKey(path: string, init: RequestInit): Promise<Res
 export function send(path: string, init: RequestInit, key = keptKey()): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key) headers.set("Authorization", `Bearer ${key}`);
-  return fetch(path, { ...init, headers });
+  return fetchInTime(path, { ...init, headers });
 }

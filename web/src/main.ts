@@ -1,4 +1,5 @@
 import { Call, type Phase } from "./call";
+import { fetchInTime } from "./fetch";
 import { Figure } from "./figure";
 import { NOT_SENT, ProblemError, UNREACHABLE } from "./problems";
 import { type AgentInfo, readAgentInfo } from "./protocol";
@@ -49,7 +50,7 @@ function names(): TranscriptNames {
 /** Asks the server who answers. */
 async function loadAgent(): Promise<void> {
   try {
-    const response = await fetch("/api/agent");
+    const response = await fetchInTime("/api/agent");
     agent = response.ok ? readAgentInfo(await response.json()) : undefined;
   } catch {
     agent = undefined;

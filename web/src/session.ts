@@ -1,3 +1,4 @@
+import { fetchInTime } from "./fetch";
 import { fetchWithKey, isKey } from "./key";
 import { forbidden, type Problem, ProblemError, refused, UNREACHABLE } from "./problems";
 import { readDetail } from "./protocol";
@@ -30,7 +31,7 @@ export async function openSession(
   let response: Response;
   try {
     const own = !address && !token;
-    response = await (own ? fetchWithKey : fetch)(`${address}/start`, {
+    response = await (own ? fetchWithKey : fetchInTime)(`${address}/start`, {
       method: "POST",
       headers: {
         "Content-Type": "application/json",
@@ -61,7 +62,7 @@ export async function refusal(response: Response): Promise<Problem> {
 export async function unreached(address: string): Promise<Problem> {
   if (!address || new URL(address).origin === location.origin) return UNREACHABLE;
   try {
-    await fetch(`${address}/health`, { mode: "no-cors", cache: "no-store" });
+    await fetchInTime(`${address}/health`, { mode: "no-cors", cache: "no-store" });
   } catch {
     return UNREACHABLE;
   }
