@@ -26,10 +26,11 @@ from tests.fakes.carrier_api import Asked, CarrierApi, carrier_api
 PUBLIC = "https://agent.example.org"
 """Where the server believes to be."""
 
-AGENT = Agent(greeting="Hello, this is the telephone of the agent.", goodbye="Goodbye.")
+AGENT = Agent(greeting="Good evening, and welcome. How may I help you?", goodbye="Goodbye.")
 
 MESSAGE = "Good morning. You may ask me about the time of day."
-"""Words that a recogniser made for wide-band speech finds in the embedded voice at 8 kHz."""
+"""Both are words that a recogniser made for wide-band speech finds in the embedded voice at
+8 kHz."""
 
 N = TypeVar("N", bound=Network)
 
