@@ -39,7 +39,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     take = RawAudioTrack.recv
 
     async def recv(track: RawAudioTrack) -> AudioFrame:
-        frame = await take(track)
+        frame: AudioFrame = await take(track)
         if level_db(frame.to_ndarray()[0]) > AUDIBLE_DB:
             sound.append((time.monotonic(), frame.samples / frame.sample_rate))
         return frame
@@ -156,5 +156,4 @@ async def test_the_context_holds_what_a_browser_played(
             return words, list(told.values()), heard / SAMPLE_RATE
 
     words, told, heard = await asyncio.to_thread(call)
-    sound = await timeline(engines, told)
-    check(words, sound, heard, BROWSER_EDGE)
+    check(words, await timeline(engines, told), heard, BROWSER_EDGE)
