@@ -137,13 +137,13 @@ async def test_voices_are_swapped_under_a_call(redis: RedisServer) -> None:
         async with WebRTCCaller(server.url) as caller:
             _, greeted = await hear_out(caller)
             (call,) = server.get("/calls")["calls"]
-            second = stack.enter_context(
-                worker(
-                    redis,
-                    *("--engine", "openai", "--tts-base-url", f"{behind.url}/v1"),
-                    *("--tts-model", "any", "--tts-voice", other_voice),
-                )
+            other = worker(
+                redis,
+                *("--engine", "openai", "--tts-base-url", f"{behind.url}/v1"),
+                *("--tts-model", "any", "--tts-voice", other_voice),
             )
+            # In a thread: a caller who is not heard of for seconds is taken to have left.
+            second = await asyncio.to_thread(stack.enter_context, other)
             await asyncio.to_thread(first.stop)
             caller.send_text("What is 7 times 6?")
             _, answered = await hear_out(caller, greeted)
