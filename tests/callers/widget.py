@@ -73,6 +73,16 @@ class WidgetCaller(BrowserCaller):
         """What a script of the page returns, which needs no widget to be there."""
         return self._run(script, *arguments)
 
+    @property
+    def level(self) -> int:
+        """How loud the caller is, as the panel shows it: 0 to 100."""
+        return int(self.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
+
+    def dial(self) -> None:
+        """Open the panel and press what begins a call."""
+        self.click("launcher")
+        self.click("connect")
+
     def double_click(self, name: str) -> None:
         """Click the element whose `data-testid` is `name` as people open files."""
         ActionChains(self._driver).double_click(self._find(name)[0]).perform()

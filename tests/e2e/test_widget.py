@@ -211,8 +211,7 @@ def test_a_site_that_is_not_allowed_gets_nothing(
         Site({"/": page(script(server))}) as stranger,
         WidgetCaller(stranger.url, mouth(1.0)) as caller,
     ):
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state("error")
         assert "This site may not call the agent" in caller.text("error")
         caller.screenshot(PICTURES / "widget-forbidden.png")
@@ -234,8 +233,7 @@ def test_a_server_that_is_away_is_said(mouth: Mouth, site: Site, server: AgentSe
     away = 'data-agent="Rye" data-language="de" data-server="http://127.0.0.1:9"'
     site.pages["/away"] = page(script(server, away))
     with WidgetCaller(f"{site.url}/away", mouth(1.0)) as caller:
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state("error")
         assert "nicht zu erreichen" in caller.text("error")
         assert caller.events("error")[0]["detail"]["code"] == "unreachable"
@@ -252,17 +250,12 @@ def test_two_widgets_share_the_page_and_one_call(
     )
     speech = recording("goforward", SAMPLE_RATE)
     with WidgetCaller(f"{site.url}/two", mouth(speech), repeat=True) as caller:
-
-        def level() -> int:
-            return int(caller.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
-
         assert caller.text("launcher") == "Talk to Ada"
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state(*IN_CALL)
-        caller.wait_for(lambda: level() > 20, "the caller's level")
+        caller.wait_for(lambda: caller.level > 20, "the caller's level")
         caller.click("mute")
-        caller.wait_for(lambda: level() == 0, "silence")
+        caller.wait_for(lambda: caller.level == 0, "silence")
         assert caller.run("return shadow.querySelector('.mute').ariaPressed") == "true"
         assert "Mute your microphone" in caller.accessible_names()
         caller.run("document.querySelector('parley-agent').setAttribute('agent', 'Eve')")
@@ -273,7 +266,7 @@ def test_two_widgets_share_the_page_and_one_call(
             "the new name",
         )
         caller.click("mute")
-        caller.wait_for(lambda: level() > 20, "the caller's level again")
+        caller.wait_for(lambda: caller.level > 20, "the caller's level again")
 
         caller.use(1)
         assert caller.text("launcher") == "Talk to Bo"
@@ -364,8 +357,7 @@ def test_a_token_that_is_none_is_refused_as_one(
     """What no header can carry is not taken for an origin that may not call."""
     site.pages["/token"] = page(script(server, 'data-agent="Rye" data-token="tök€n"'))
     with WidgetCaller(f"{site.url}/token", mouth(1.0)) as caller:
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state("error")
         assert [event["detail"]["code"] for event in caller.events("error")] == ["refused"]
 
@@ -378,8 +370,7 @@ def test_a_strict_policy_of_the_page_is_kept(server: AgentServer, site: Site, mo
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     with WidgetCaller(f"{site.url}/strict", mouth(1.0)) as caller:
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state(*IN_CALL)
         assert (
             caller.run("return getComputedStyle(shadow.querySelector('.panel')).width") == "380px"
@@ -441,8 +432,7 @@ def test_who_hangs_up_while_the_browser_asks_is_not_heard(
             "window.answer = (wish) => new Promise((say) => {"
             "  window.allow = () => say(open(wish)); })"
         )
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state("connecting")
         caller.click("hangup")
         caller.wait_for_state("ended")
@@ -459,23 +449,18 @@ def test_a_microphone_that_goes_is_missed_until_there_is_another(
     site.pages["/unplugged"] = page(MICROPHONE, script(server))
     speech = recording("goforward", SAMPLE_RATE)
     with WidgetCaller(f"{site.url}/unplugged", mouth(speech), repeat=True) as caller:
-
-        def level() -> int:
-            return int(caller.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
-
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state(*IN_CALL)
-        caller.wait_for(lambda: level() > 20, "the caller's level")
+        caller.wait_for(lambda: caller.level > 20, "the caller's level")
         caller.run(
             "window.answer = async () => { throw new DOMException('', 'NotFoundError'); };"
             "opened[0].stop(); opened[0].dispatchEvent(new Event('ended'))"
         )
         caller.wait_for(lambda: "No microphone" in caller.text("error"), "the news of it")
         assert caller.events("error")[-1]["detail"]["code"] == "microphone-missing"
-        caller.wait_for(lambda: level() == 0, "silence")
+        caller.wait_for(lambda: caller.level == 0, "silence")
         caller.run("window.answer = open; devices.dispatchEvent(new Event('devicechange'))")
-        caller.wait_for(lambda: level() > 20, "the caller's level again")
+        caller.wait_for(lambda: caller.level > 20, "the caller's level again")
         assert caller.text("error") == ""
         assert caller.state in IN_CALL
         caller.click("hangup")
@@ -508,8 +493,7 @@ def test_sound_that_the_browser_holds_back_waits_for_a_gesture(
     }[gesture]
     site.pages["/locked"] = page(f"<script>{locked}</script>", script(server))
     with WidgetCaller(f"{site.url}/locked", mouth(1.0)) as caller:
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state(*IN_CALL)
         caller.wait_for(lambda: "sound" in caller.text("error"), "the news of it")
         caller.run("document.body.dispatchEvent(new PointerEvent('pointerdown'))")

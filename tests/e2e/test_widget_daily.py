@@ -127,14 +127,10 @@ def test_a_caller_talks_and_interrupts_in_a_daily_room(
     save_wav(microphone, sound, SAMPLE_RATE)
     with WidgetCaller(site.url, microphone, repeat=True) as caller:
 
-        def level() -> int:
-            return int(caller.run("return shadow.querySelector('.meter-caller').ariaValueNow"))
-
         def heard(words: str) -> bool:
             return any(words in plain(turn.text) for turn in caller.turns("turn-user"))
 
-        caller.click("launcher")
-        caller.click("connect")
+        caller.dial()
         caller.wait_for_state(*IN_CALL)
         room, token = caller.host(
             "const { url, token } = room.made[0].options; return [url, token]"
@@ -150,12 +146,12 @@ def test_a_caller_talks_and_interrupts_in_a_daily_room(
         caller.wait_for(lambda: heard("tell me a story"), "what was typed")
         begun = len(caller.messages("bot-interrupted"))
         caller.wait_for(lambda: len(caller.messages("bot-interrupted")) > begun, "an interruption")
-        caller.wait_for(lambda: level() > 20, "the caller's level")
+        caller.wait_for(lambda: caller.level > 20, "the caller's level")
         caller.wait_for(lambda: any(t.interrupted for t in caller.turns("turn-agent")), "a cut")
         caller.wait_for(lambda: heard(QUESTION), "the caller's words")
         caller.screenshot(PICTURES / "widget-daily.png")
         caller.click("mute")
-        caller.wait_for(lambda: level() == 0, "silence")
+        caller.wait_for(lambda: caller.level == 0, "silence")
         assert caller.host("return room.made[0].localAudio()") is False
         caller.look(theme="dark", size=PHONE)
         caller.screenshot(PICTURES / "widget-daily-phone.png")
@@ -264,8 +260,7 @@ def test_a_page_that_keeps_daily_out_is_told(
     )
     made = list(rooms.made)
     visitor.go(f"{site.url}/strict")
-    visitor.click("launcher")
-    visitor.click("connect")
+    visitor.dial()
     visitor.wait_for(lambda: "c.daily.co" in " ".join(visitor.requests()), "Daily's library")
     visitor.click("hangup")
     visitor.wait_for_state("ended")
