@@ -123,8 +123,8 @@ async def test_an_applet_needs_the_secret(place: Exotel) -> None:
 
 async def test_bad_credentials_are_refused(place: Exotel) -> None:
     """What is no Basic authentication is none."""
-    for credentials in ("!!!!", "/////w==", "x"):
-        headers = {"Authorization": f"Basic {credentials}"}
+    for credentials in (b"!!!!", b"/////w==", b"x", b"\xe9"):
+        headers = {b"Authorization": b"Basic " + credentials}
         response = await place.http.get("/phone/exotel", headers=headers)
         assert response.status_code == 403, credentials
 

@@ -9,7 +9,6 @@ Working with Connect Applet (Dynamic URL)".
 """
 
 import base64
-import binascii
 import hmac
 import json
 import re
@@ -200,5 +199,5 @@ def _password(headers: Mapping[str, str]) -> str:
         return ""
     try:
         return base64.b64decode(credentials).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return ""
