@@ -1,9 +1,10 @@
 """Daily's transport as a call needs it: one ear for everybody, and a telephone that has to ring."""
 
 from collections import deque
+from functools import reduce
 from typing import Any
 
-import numpy as np
+from pipecat.audio.utils import mix_audio
 from pipecat.frames.frames import InputAudioRawFrame, UserAudioRawFrame
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.daily.transport import (
@@ -60,19 +61,8 @@ class RoomInput(DailyInputTransport):
             self._heard = {who: pieces for who, pieces in self._heard.items() if pieces}
         mixed = []
         while all(self._heard.values()):
-            mixed.append(_sum([pieces.popleft() for pieces in self._heard.values()]))
+            mixed.append(reduce(mix_audio, [pieces.popleft() for pieces in self._heard.values()]))
         return mixed
-
-
-def _sum(pieces: list[bytes]) -> bytes:
-    """Pieces of 16-bit PCM, of one length each, on top of one another."""
-    if len(pieces) == 1:
-        return pieces[0]
-    total = np.zeros(max(len(piece) for piece in pieces) // 2, dtype=np.int32)
-    for piece in pieces:
-        samples = np.frombuffer(piece, dtype=np.int16)
-        total[: len(samples)] += samples
-    return total.clip(-32768, 32767).astype(np.int16).tobytes()
 
 
 class RoomTransport(DailyTransport):
