@@ -260,7 +260,7 @@ def load_voice(
 
 
 def load_ear(
-    settings: EngineSettings, name: str, language: str, progress: Progress, flag: str = "--stt"
+    settings: EngineSettings, name: str, language: str, progress: Progress
 ) -> Loaded[HearingEngine]:
     """An engine that hears. Blocks.
 
@@ -269,12 +269,11 @@ def load_ear(
         name: A row of `STT`, or `AUTO`: Whisper where its model can be had, else PocketSphinx.
         language: What will be spoken, as an ISO 639-1 code.
         progress: Told of what is fetched.
-        flag: The setting that named the engine, for messages.
 
     Raises:
         SettingsError, EngineError: See `Choice.build`.
     """
-    asked = f"{flag} {name}"
+    asked = f"--stt {name}"
     if name != AUTO:
         return choice(STT, name).build(settings, asked, language, progress)
     whisper, fallback = choice(STT, "whisper"), choice(STT, "pocketsphinx")
