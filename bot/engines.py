@@ -19,7 +19,7 @@ from services.llm.openai import openai_llm
 from services.llm.responder import ResponderLLMService
 from services.models import models
 from services.openai_endpoint import openai_client
-from services.settings import blame, masked
+from services.settings import blame, masked, revealed
 from services.stt.hearing import Hearing
 from services.stt.local import LocalHearing
 from services.stt.remote import RemoteHearing
@@ -339,22 +339,20 @@ def _pool(settings: Settings, place: str) -> WorkerPool | None:
     """The workers at `ws://…,ws://…`, or those of a `redis://…`; None for an engine's name."""
     if "://" not in place:
         return None
-    token = settings.worker_token
-    return WorkerPool(workers_at(place), token.get_secret_value() if token else None)
+    return WorkerPool(workers_at(place), revealed(settings.worker_token) or None)
 
 
 def _mind(settings: Settings) -> tuple[Mind, Part]:
-    key = settings.openai_api_key
+    key, base_url = revealed(settings.openai_api_key), settings.openai_base_url
     asked = settings.llm
     if asked != catalog.AUTO:
         catalog.choice(catalog.LLM, asked).require(f"--llm {asked}", settings)
-    if asked == "openai" or (asked == catalog.AUTO and (key or settings.openai_base_url)):
-        if settings.openai_base_url and not settings.llm_model:
-            raise SettingsError(f"--llm-model: name a model that {settings.openai_base_url} has")
+    if asked == "openai" or (asked == catalog.AUTO and (key or base_url)):
+        if base_url and not settings.llm_model:
+            raise SettingsError(f"--llm-model: name a model that {base_url} has")
         model = settings.llm_model or OPENAI_MODEL
-        base_url, secret = settings.openai_base_url, key.get_secret_value() if key else None
         part = Part("thinks", "openai", model, base_url or "OpenAI")
-        return _openai(settings, secret, base_url, model), part
+        return _openai(settings, key or None, base_url, model), part
     if asked == "ollama" or (asked == catalog.AUTO and not settings.offline):
         found = find_ollama(settings.ollama_url, settings.llm_model)
         if found:

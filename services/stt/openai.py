@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from services.catalog import Loaded
 from services.errors import EngineError
 from services.openai_endpoint import SILENCE_S, Endpoint
-from services.settings import EngineSettings, blame
+from services.settings import EngineSettings, blame, revealed
 from services.stt.engine import SAMPLE_RATE, HearingEngine, Segment, Transcript
 from services.tts.voices import Progress
 
@@ -205,7 +205,7 @@ def build(settings: EngineSettings, language: str, progress: Progress) -> Loaded
     engine = OpenAIHearing(
         model=settings.stt_model,
         base_url=base_url,
-        api_key=key.get_secret_value() if key else None,
+        api_key=revealed(key) or None,
         silence_s=settings.stt_timeout,
     )
     try:

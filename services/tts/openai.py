@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 from services.catalog import Loaded
 from services.errors import EngineError, UnknownVoiceError
 from services.openai_endpoint import SILENCE_S, Answer, Endpoint
-from services.settings import EngineSettings, blame
+from services.settings import EngineSettings, blame, revealed
 from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, Word, check_speed
 from services.tts.estimate import with_words
 from services.tts.pieces import pieces
@@ -302,7 +302,7 @@ def build(settings: EngineSettings, voice: str | None, progress: Progress) -> Lo
     engine = OpenAISpeech(
         model=settings.tts_model,
         base_url=base_url,
-        api_key=key.get_secret_value() if key else None,
+        api_key=revealed(key) or None,
         voice=voice,
         language=settings.language,
     )

@@ -12,7 +12,7 @@ from services import catalog, serve
 from services.errors import EngineError
 from services.models import models
 from services.process import freeze_garbage, limit_arenas
-from services.settings import SettingsError, blame, secrets_of
+from services.settings import SettingsError, blame, revealed, secrets_of
 from services.stt.engine import HearingEngine
 from services.tts.engine import SpeechEngine
 from services.tts.voices import Progress
@@ -60,7 +60,7 @@ async def _run(settings: WorkerSettings, listener: socket.socket) -> None:
     freeze_garbage()
     port = listener.getsockname()[1]
     worker = Worker(settings, settings.url(port), speaks, hears)
-    token = settings.worker_token.get_secret_value() if settings.worker_token else None
+    token = revealed(settings.worker_token) or None
     if settings.open_to_all:
         logger.warning(
             "--host {}: whoever reaches it can use it; set PARLEY_WORKER_TOKEN", settings.host
