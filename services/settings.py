@@ -108,7 +108,7 @@ def _key(value: object) -> object:
 
 def _address(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
         raise ValueError("an address is like https://host:port/path")
     return value.rstrip("/")
 

@@ -40,6 +40,7 @@ def test_flag_beats_environment_beats_dotenv(
         (["--tts", "gramophone"], "--tts: 'gramophone' is not one of piper"),
         (["--turn-end", "never"], "--turn-end: "),
         (["--tts-speed", "9"], "--tts-speed: "),
+        (["--public-url", "https://host:99999"], "--public-url: an address is like https://"),
         (["hello"], "hello: there is no such flag"),
     ],
 )
