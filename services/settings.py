@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from services.errors import EngineError, UnavailableError
+from services.errors import EngineError, UnavailableError, one_line
 from services.tts.engine import LUFS
 from services.tts.voices import HUB
 
@@ -47,7 +47,7 @@ def blame(flag: str) -> Iterator[None]:
         raise SettingsError(f"{flag}: {error}") from None
     except Exception as error:
         # Libraries raise what they like for a name or a file that they cannot use.
-        raise SettingsError(f"{flag}: cannot be used: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{flag}: cannot be used: {one_line(error)}") from None
 
 
 def setting(group: str, default: Any, description: str, **kwargs: Any) -> Any:
