@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
@@ -27,7 +26,7 @@ from loguru import logger
 
 from bot.agent import Agent
 from bot.call import Call, Calls, TooManyCallsError
-from bot.line import Line, LineError, Origin
+from bot.line import Line, LineError, Origin, is_sip
 from bot.server.openapi import answers
 from bot.server.start import StartBody, busy
 from bot.server.ways import livekit_lacks
@@ -288,7 +287,7 @@ class LiveKit:
         request = TransferSIPParticipantRequest(
             room_name=room,
             participant_identity=identity,
-            transfer_to=to if re.match("sips?:", to) else f"tel:{to}",
+            transfer_to=to if is_sip(to) else f"tel:{to}",
             ringing_timeout=Duration(seconds=RING_SECONDS),
         )
         try:
