@@ -49,7 +49,11 @@ class DailyError(Exception):
 
 
 class DailyApi:
-    """Asks Daily's REST API."""
+    """Asks Daily's REST API.
+
+    Pipecat's `DailyRESTHelper` gives an answer no limit of its own, raises errors whose status only
+    a person can read, and puts nobody out of a room.
+    """
 
     def __init__(self, url: str, key: str) -> None:
         """Get ready to ask; nothing is asked yet.
