@@ -1,9 +1,7 @@
 """The tone that says that all lines are busy, as a sound file, for carriers that have none."""
 
-import io
-import wave
-
 import numpy as np
+from pipecat.audio.utils import pcm_to_wav
 
 RATE = 8000
 """Samples a second."""
@@ -21,17 +19,11 @@ PEAK = 7200
 
 
 def _wav() -> bytes:
-    """The tone and the silence after it, once: 16-bit mono PCM."""
+    """The tone and the silence after it, once."""
     half = int(RATE * HALF_SECONDS)
     tone = PEAK * np.sin(2 * np.pi * FREQUENCY / RATE * np.arange(half))
     samples = np.concatenate([tone, np.zeros(half)]).astype("<i2")
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(RATE)
-        sound.writeframes(samples.tobytes())
-    return file.getvalue()
+    return pcm_to_wav(samples.tobytes(), RATE)
 
 
 WAV = _wav()
