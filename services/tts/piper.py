@@ -29,6 +29,7 @@ from services.models import models
 from services.settings import EngineSettings, blame
 from services.tts import voices
 from services.tts.engine import Chunk, SpeechEngine, VoiceInfo, Word, check_speed
+from services.tts.estimate import cut
 from services.tts.piper_words import SILENT, place_words
 
 try:
@@ -39,9 +40,6 @@ except ImportError as missing:
     raise MissingExtraError(
         f"Piper needs the package {missing.name}: pip install 'parley[piper]'"
     ) from missing
-
-CHUNK_MS = 80
-"""Audio in a chunk, at most."""
 
 MOST_PHONEMES = 500
 """What a voice is given at a time, some twenty-five seconds of speech. Its memory for a sentence
@@ -175,7 +173,7 @@ class PiperEngine:
             stop: Ends synthesis within `STOP_S`, in the middle of whatever is being computed.
 
         Yields:
-            At most `CHUNK_MS` of audio at a time, with the words that end in it.
+            At most 80 ms of audio at a time, with the words that end in it.
 
         Raises:
             UnknownVoiceError: There is no such voice here, or the voice has no such speaker.
@@ -187,18 +185,15 @@ class PiperEngine:
             sentences = loaded.sentences(text)
             track = _WordTrack(loaded, text, sentences)
             rate = loaded.config.sample_rate
-            most = rate * CHUNK_MS // 1000
             done = 0
             if stop.is_set():
                 return
             scales = self._scales(loaded, speed)
             pieces = self._pieces(loaded, sentences, track, scales, speaker, run)
             while (piece := _next(pieces, stop)) is not None:
-                pcm = _to_pcm(piece)
-                for start in range(0, len(pcm), most):
-                    part = pcm[start : start + most]
-                    done += len(part)
-                    yield Chunk(part.tobytes(), rate, track.until(done))
+                for part in cut(_to_pcm(piece).tobytes(), rate):
+                    done += len(part) // 2
+                    yield Chunk(part, rate, track.until(done))
                     if stop.is_set():
                         return
 

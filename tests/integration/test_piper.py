@@ -21,7 +21,8 @@ from services.models import ModelStore
 from services.settings import EngineSettings, SettingsError
 from services.tts import piper, piper_model, voices
 from services.tts.engine import Chunk, SpeechEngine, Word
-from services.tts.piper import CHUNK_MS, MOST_PHONEMES, PiperEngine
+from services.tts.estimate import CHUNK_MS
+from services.tts.piper import MOST_PHONEMES, PiperEngine
 from tests.fakes.voice_hub import voice_hub
 
 SENTENCE = "The quick brown fox jumps over the lazy dog, and then it walks home again."
