@@ -98,8 +98,8 @@ class Plivo(Carrier):
         if not to:
             return xml("<Hangup/>")
         noun = "User" if is_sip(to) else "Number"
-        caller = webhook.form.get("To", "")
-        return xml(f"<Dial callerId={quoteattr(caller)}><{noun}>{escape(to)}</{noun}></Dial>")
+        ours = self.origin(webhook).called.lstrip("+")
+        return xml(f"<Dial callerId={quoteattr(ours)}><{noun}>{escape(to)}</{noun}></Dial>")
 
     def origin(self, webhook: Webhook) -> Origin:
         """The call that a request asks about."""
