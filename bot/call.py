@@ -310,18 +310,24 @@ class Call:
                 await asyncio.wait_for(self._client_ready.wait(), CLIENT_READY_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.line.until_heard(), CLIENT_READY_SECONDS)
-        if self.record and self._settings.record_notice:
-            notice = TTSSpeakFrame(self._settings.record_notice)
-            notice.interruptible = False
-            await self._worker.queue_frame(notice)
-        if self._agent.greeting and not self._conversation.wake_word:
-            await self._worker.queue_frame(TTSSpeakFrame(self._agent.greeting))
+        # A machine may be known, or the process stop, before anybody was greeted.
+        if not self._hanging_up.is_set():
+            await self._greet()
         try:
             await asyncio.wait_for(self._hanging_up.wait(), self._settings.max_call_seconds)
         except TimeoutError:
             await self.hang_up(EndReason.MAX_LENGTH, self._agent.time_up)
         await asyncio.sleep(HANG_UP_SECONDS)
         await self.cancel()
+
+    async def _greet(self) -> None:
+        """Say what is said first: that the call is recorded, and the greeting."""
+        if self.record and self._settings.record_notice:
+            notice = TTSSpeakFrame(self._settings.record_notice)
+            notice.interruptible = False
+            await self._worker.queue_frame(notice)
+        if self._agent.greeting and not self._conversation.wake_word:
+            await self._worker.queue_frame(TTSSpeakFrame(self._agent.greeting))
 
     async def _prompt_idle_caller(self) -> None:
         """Ask a silent caller whether anyone is there; hang up when nobody has been for long."""

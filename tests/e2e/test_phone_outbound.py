@@ -147,13 +147,14 @@ async def test_a_machine_may_be_talked_to(open_place: Open) -> None:
 
 
 async def test_a_machine_that_is_known_at_once_is_hung_up_on(open_place: Open) -> None:
-    """What is told before the media socket has begun is not forgotten."""
+    """What is told before the media socket has begun is not forgotten, and nobody greeted."""
     async with open_place() as place:
         call_id, asked = await place_call(place)
         caller = await answered(place, call_id, asked)
         await detect(place, call_id, asked, "machine_start")
         async with caller:
             await caller.wait_for_end(limit=8)
+            assert not any(frame.audible for frame in caller.frames)
         await place.until_calls(0)
 
 
