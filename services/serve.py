@@ -52,8 +52,10 @@ MAX_CONNECTIONS_OF_ONE = 100
 """Those of one network address."""
 
 _PRIVATE = (
-    # What was pressed on a telephone, as turns, frames and tools show it: a card's number.
-    (re.compile(r"(DTMF: |tone: |buttons: |\b(?:digits|keys)\W{1,9})[\d*#]+"), r"\1***"),
+    # What was pressed on a telephone, as turns, frames, tools and Vonage's serializer show it, and
+    # the transports of rooms in several fields: a card's number.
+    (re.compile(r"(DTMF: |tone: |buttons: |\b(?:digits?|keys)\W{1,9})[\d*#]+"), r"\1***"),
+    (re.compile(r"(DTMF event: ).*"), r"\1***"),
     # Bearer tokens, JSON Web Tokens, and what addresses carry in their query.
     (re.compile(r"(?i)\b(bearer\s+)[^\s,;'\"]+"), r"\1***"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),

@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
+from pipecat.serializers.vonage import VonageFrameSerializer
 from pipecat.tests.utils import SleepFrame, run_test
 from pipecat.turns.types import ProcessFrameResult
 
@@ -189,8 +190,9 @@ async def test_digits_do_not_end_a_turn_that_is_spoken() -> None:
     assert ended == [True]
 
 
-def test_no_log_tells_what_was_pressed(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_no_log_tells_what_was_pressed(capsys: pytest.CaptureFixture[str]) -> None:
     """Not even the most talkative one: it may be a card's number."""
+    vonage = VonageFrameSerializer()
     log_to_stderr("debug")
     try:
         logger.debug("context: [{}]", {"role": "user", "content": "DTMF: 4111111111111111#"})
@@ -198,9 +200,14 @@ def test_no_log_tells_what_was_pressed(capsys: pytest.CaptureFixture[str]) -> No
         logger.debug("frame: {}", keys("5")[0])
         logger.debug("[press_keys:1] with arguments {}", {"keys": "4711"})
         logger.debug("frame: {}", OutputDTMFFrame.from_string("4711"))
+        # A room tells of a key with what it calls a tone, a digit or a code.
+        logger.debug("room DTMF event: {}", {"tone": "8", "digit": "8", "code": 8, "from": "x"})
+        await vonage.deserialize('{"event": "websocket:dtmf", "digit": "9"}')
     finally:
         logger.remove()
     log = capsys.readouterr().err
+    assert "DTMF event: ***\n" in log
+    assert "DTMF digit: ***\n" in log
     assert "4111" not in log
     assert "4711" not in log
     assert "tone: ***" in log
