@@ -1,4 +1,4 @@
-"""What Telnyx, Plivo and Vonage send is checked as their own SDKs do it; nothing else passes."""
+"""What carriers send is checked as their own SDKs do it; nothing else passes."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from pipecat.frames.frames import InputDTMFFrame
 from plivo.utils import validate_v3_signature
+from twilio.request_validator import RequestValidator
 from vonage_jwt import verify_signature
 
 from bot.line import LineError
@@ -25,10 +26,11 @@ from bot.server.phone.exotel import Exotel
 from bot.server.phone.media import MediaSerializer
 from bot.server.phone.plivo import Plivo
 from bot.server.phone.telnyx import Telnyx
+from bot.server.phone.twilio import Twilio
 from bot.server.phone.vonage import Vonage
 from bot.server.signatures import Replays, SignatureError
 from bot.settings import Settings
-from tests.callers import phone_plivo, phone_telnyx, phone_vonage
+from tests.callers import phone_plivo, phone_telnyx, phone_twilio, phone_vonage
 from tests.callers.phone import PhoneCaller
 
 URL = "https://agent.example.org/phone/"
@@ -43,6 +45,21 @@ def carrier(kind: Callable[..., Carrier], **wanted: Any) -> Carrier:
 def webhook(headers: dict[str, str], body: bytes = b"", url: str = URL) -> Webhook:
     """A request that claims to come from a carrier."""
     return Webhook(url, httpx.Headers(headers), body)
+
+
+@pytest.mark.parametrize("host", ["agent.example.org", "Agent.Example.org", "a.example:8443"])
+def test_twilios_sdk_takes_what_is_taken(host: str) -> None:
+    """Twilio signs an address as it was given it, a host in capitals included."""
+    ours = carrier(Twilio, twilio_auth_token=phone_twilio.TOKEN)
+    fields = phone_twilio.webhook(phone_twilio.sid("CA"))
+    url, socket = f"https://{host}/phone/twilio", f"wss://{host}/phone/twilio/media/ticket"
+    headers = phone_twilio.sign(url, fields)
+    signature = headers["X-Twilio-Signature"]
+    assert RequestValidator(phone_twilio.TOKEN).validate(url, fields, signature)
+    ours.verify(webhook(headers, urlencode(fields).encode(), url))
+    ours.verify_socket(socket, httpx.Headers(phone_twilio.sign(socket)))
+    with pytest.raises(SignatureError):
+        ours.verify_socket(socket + "x", httpx.Headers(phone_twilio.sign(socket)))
 
 
 def test_telnyxs_sdk_takes_what_is_taken() -> None:

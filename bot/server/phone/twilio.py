@@ -187,9 +187,9 @@ class Twilio(Carrier):
 
 
 def _spellings(url: str) -> tuple[str, str]:
-    """An address without its port and with it."""
+    """An address without its port and with it; its host as it is, in capitals or not."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
+    host = parts.netloc.removesuffix(f":{parts.port}")
     port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
     return parts._replace(netloc=host).geturl(), parts._replace(netloc=f"{host}:{port}").geturl()
 
