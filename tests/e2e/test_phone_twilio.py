@@ -175,6 +175,16 @@ async def test_a_signature_may_have_the_port(place: Twilio) -> None:
     place.network.socket_in(await place.network.post("/phone/twilio", fields, headers=headers))
 
 
+async def test_what_was_signed_for_one_address_is_good_for_no_other(place: Twilio) -> None:
+    """Neither with a line's end in it nor where the form's first field is taken for its end."""
+    fields = dict(sorted(webhook(sid("CA")).items()))
+    headers = sign(PUBLIC + "/phone/twilio/events", fields)
+    (name, value), *rest = fields.items()
+    for path, form in (("ev%0Aents", fields), (f"events{name}{value}", dict(rest))):
+        response = await place.network.post(f"/phone/twilio/{path}", form, headers=headers)
+        assert response.status_code == 404, path
+
+
 async def test_a_carrier_that_is_not_set_up_is_not_there(place: Twilio) -> None:
     """A path of none, or of one that lacks its settings, says so in a line."""
     for path in ("/phone/nobody", "/phone/exotel", "/phone/nobody/events"):

@@ -168,6 +168,9 @@ class Carrier(ABC):
     detects_machines: ClassVar[bool] = True
     """Whether it can tell that a machine has answered a call of ours."""
 
+    keyed: ClassVar[bool] = False
+    """Whether the address that it asks at may end in a key, since it signs nothing."""
+
     binary_audio: ClassVar[bool] = False
     """Whether audio comes in binary messages; they are junk where it does not."""
 

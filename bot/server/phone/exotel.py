@@ -55,6 +55,8 @@ class Exotel(Carrier):
 
     name = "exotel"
 
+    keyed = True
+
     detects_machines = False
 
     # Messages of less than 3200 bytes may stutter, and those of no multiple of 320 do.

@@ -184,6 +184,24 @@ class Phone:
         _remember(self._tickets, call, _Ticket(secret, origin, placed.voice if placed else None))
         return carrier.answer(origin, _socket_url(carrier, secret))
 
+    async def answer_with_key(self, name: str, request: Request) -> Response:
+        """What a carrier is to do with a call, where its address ends in a key.
+
+        Elsewhere such an address is nobody's, or what was signed for another would be good for it:
+        Twilio's signature does not tell where the address ends and the form begins.
+
+        Args:
+            name: The carrier.
+            request: What it asks.
+
+        Raises:
+            HTTPException: As `answer`; 404 for a carrier that has no such address.
+        """
+        carrier = self._carriers.get(name)
+        if carrier is not None and not carrier.keyed:
+            raise HTTPException(404, f"{name} has no such address")
+        return await self.answer(name, request)
+
     async def report(self, name: str, request: Request) -> Response:
         """Take note of what a carrier says of a call besides its audio.
 
@@ -410,8 +428,8 @@ def router(phone: Phone) -> APIRouter:
         return await phone.answer(carrier, request)
 
     async def answer_with_key(carrier: str, key: str, request: Request) -> Response:
-        # The key is for carriers that sign nothing, and theirs to look for in the address.
-        return await phone.answer(carrier, request)
+        # The key is the carrier's to look for in the address.
+        return await phone.answer_with_key(carrier, request)
 
     webhooks: list[tuple[str, Callable[..., Awaitable[Response]]]] = [
         ("/phone/{carrier}", answer),
