@@ -38,8 +38,9 @@ from bot.settings import Settings
 TICKET_SECONDS = 30.0
 """How long a media socket may take to be opened after it was named to the carrier."""
 
-PLACED_SECONDS = RING_SECONDS + 30.0
-"""How long the carrier may ask what to do with a call that we placed."""
+PLACED_SECONDS = RING_SECONDS + 10 * 60.0
+"""How long the carrier may ask what to do with a call that we placed: what is placed faster than it
+dials waits its turn, at Twilio one call a second unless the account has more."""
 
 MAX_REMEMBERED = 10_000
 """Calls that are remembered in order not to begin again, tickets, and the like."""
