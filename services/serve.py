@@ -51,6 +51,9 @@ MAX_CONNECTIONS = 500
 MAX_CONNECTIONS_OF_ONE = 100
 """Those of one network address."""
 
+_GAP = r"[ ().\-/\u00a0\u202f\u2010-\u2015]{0,2}"
+"""What people put between the groups of a telephone number."""
+
 _PRIVATE = (
     # What was pressed on a telephone, as turns, frames, tools and Vonage's serializer show it, and
     # the transports of rooms in several fields: a card's number.
@@ -63,11 +66,13 @@ _PRIVATE = (
         re.compile(r"(?i)([?&](?:t|\w*(?:token|key|secret|signature|password))=)[^\s&#'\"]+"),
         r"\1***",
     ),
-    # What may be a telephone number: E.164 allows 15 digits. In an address it follows %2B, and in
-    # names of LiveKit's rooms and participants it stands between underscores.
+    # What may be a telephone number: E.164 allows 15 digits. With a plus it may be in groups. In an
+    # address it follows %2B, and in names of LiveKit's rooms and participants it stands between
+    # underscores.
     (
         re.compile(
-            r"(?:(?<![^\W_])(?<!\.)|(?<=%[\dA-Fa-f]{2}))(?:\+\d{4,13}|\d{8,13})(?=\d\d(?![^\W_]))"
+            r"(?:(?<![^\W_])(?<!\.)|(?<=%[\dA-Fa-f]{2}))"
+            rf"(?:\+?\d{{8,13}}|\+\d(?:{_GAP}\d){{3,12}}{_GAP})(?=\d\d(?![^\W_]))"
         ),
         "***",
     ),
