@@ -153,13 +153,17 @@ class Records:
 
         Raises:
             FileNotFoundError: There is no such record.
+            RecordDamagedError: It cannot be read.
         """
         path = self.folder(call_id) / PEAKS
         first, last = (max(0, int(t * PEAKS_PER_SECOND)) for t in (start, end))
-        count = min(last, path.stat().st_size // 2) - first
-        if count <= 0:
-            return {"start": start, "end": start, "caller": [], "agent": []}
-        pairs = np.fromfile(path, np.uint8, 2 * count, offset=2 * first).reshape(-1, 2)
+        try:
+            count = min(last, path.stat().st_size // 2) - first
+            if count <= 0:
+                return {"start": start, "end": start, "caller": [], "agent": []}
+            pairs = np.fromfile(path, np.uint8, 2 * count, offset=2 * first).reshape(-1, 2)
+        except OSError as error:
+            raise RecordDamagedError(f"call {call_id}: {error!r}") from error
         edges = np.unique(np.linspace(0, count, min(columns, count) + 1)[:-1].astype(int))
         loudest = np.maximum.reduceat(pairs, edges)
         return {
@@ -221,7 +225,8 @@ class Records:
         self._writer.close()
 
     def _folders(self) -> Iterator[Path]:
-        with os.scandir(self._folder) as entries:
+        # Where somebody deleted it, there are none; the next record makes it again.
+        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 if _ID.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                     yield Path(entry.path)

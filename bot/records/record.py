@@ -229,7 +229,8 @@ class Files:
         # Under its own name it is locked from the first moment on: who looks for old records must
         # not take it for one whose process died.
         fresh = self._folder.with_name(f".{self._folder.name}.new")
-        fresh.mkdir(0o700, parents=True)
+        fresh.parent.mkdir(0o700, parents=True, exist_ok=True)
+        fresh.mkdir(0o700)
         self._lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write_json(fresh / SETTINGS, self._settings)

@@ -189,7 +189,7 @@ def router(calls: Calls) -> APIRouter:
                 return
         raise HTTPException(409, "this call goes on; delete its record when it has ended")
 
-    @api.get("/calls/{call_id}/peaks", responses=answers(404))
+    @api.get("/calls/{call_id}/peaks", responses=answers(404, 409))
     async def peaks(
         call_id: str,
         start: Annotated[float, Query(ge=0, le=1e6)] = 0.0,

@@ -711,6 +711,38 @@ async def test_a_damaged_record_is_said_to_be_one(
     records.close()
 
 
+async def test_loudness_that_cannot_be_read_is_said_to_be_damaged(tmp_path: Path) -> None:
+    """Where there is no file, or a folder in its place; the record can be deleted."""
+    records = recorder(tmp_path)
+    peaks = finished(records, ID) / PEAKS
+    app = FastAPI()
+    app.include_router(router(OfRecords(records)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as http:
+        peaks.unlink()
+        assert (await http.get(f"/calls/{ID}/peaks")).status_code == 409
+        peaks.mkdir()
+        (peaks / "file").write_text("x")
+        assert (await http.get(f"/calls/{ID}/peaks")).status_code == 409
+        assert (await http.delete(f"/calls/{ID}")).status_code == 204
+    records.close()
+
+
+async def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path, log: list[str]) -> None:
+    """Meanwhile there are no records; the next call has one, which nobody else may read."""
+    folder = tmp_path / "calls"
+    records = recorder(folder)
+    folder.rmdir()
+    app = FastAPI()
+    app.include_router(calls.router(OfRecords(records)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as http:
+        assert (await http.get("/calls")).json() == {"calls": [], "records": []}
+    records.sweep()
+    finished(records, ID)
+    records.close()
+    assert log == []
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 def test_a_record_is_never_seen_before_it_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
