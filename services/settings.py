@@ -82,7 +82,8 @@ def revealed(key: SecretStr | None) -> str:
 
 def masked(text: str) -> str:
     """A text that may hold addresses, without the passwords that these may hold."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    # To the last @, as addresses are read: one may be in the password.
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def secrets_of(settings: BaseSettings) -> list[str]:

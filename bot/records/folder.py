@@ -255,14 +255,16 @@ def make_folder(folder: Path) -> None:
 
 
 def settings_in_force(settings: Settings) -> dict[str, Any]:
-    """The settings, without what is secret in them."""
+    """The settings, without what is secret in them, and of numbers the last two digits."""
 
     def tell(value: Any) -> Any:
         if isinstance(value, SecretStr):
             return "***"
         if isinstance(value, (list, tuple)):
             return [tell(item) for item in value]
-        return value if isinstance(value, (bool, int, float, type(None))) else masked(str(value))
+        if isinstance(value, (bool, int, float, type(None))):
+            return value
+        return without_secrets(masked(str(value)), ())
 
     return {name: tell(getattr(settings, name)) for name in type(settings).model_fields}
 

@@ -780,15 +780,19 @@ def test_a_record_that_never_came_to_be_is_cleared_away(tmp_path: Path) -> None:
 
 
 def test_settings_are_told_without_secrets() -> None:
-    """What is secret is masked, and so are passwords within addresses."""
+    """What is secret is masked, and so are passwords and tokens within addresses, and numbers."""
     settings = Settings(
         openai_api_key=SecretStr("sk-very-secret"),
         tts="redis://:hunter2@redis:6379",
+        stt="ws://a:7001,ws://me:hun@ter3@b:7001",
+        daily_room="https://x.example/room?t=hunter4",
+        twilio_number="+12025550123",
         record=Path("x"),
     )
     told = json.dumps(settings_in_force(settings))
-    assert "very-secret" not in told
-    assert "hunter2" not in told
+    for secret in ("very-secret", "hunter2", "hun", "ter3", "hunter4", "2025550123"):
+        assert secret not in told
+    assert "ws://a:7001,ws://***@b:7001" in told
     assert json.loads(told)["openai_api_key"] == "***"
 
 
