@@ -53,7 +53,7 @@ ONSET_SECONDS = 0.1
 MASKED_DIGITS = 4
 """How long a number may be of which nothing is kept; of a longer one, the last two digits are."""
 
-_NUMBER = re.compile(r"\d([ \u00a0\u202f\u2010-\u2015-]?\d){2,}|\d+([./_]\d+){2,}")
+_NUMBER = re.compile(r"\d([\s\u2010-\u2015\u2212-]{0,3}\d){2,}|\d+([./_]\d+){2,}")
 """Three digits or more, in groups or not; two groups with a dot between them are a decimal."""
 
 Side: TypeAlias = Literal["caller", "agent"]
@@ -103,9 +103,11 @@ def _masked(value: Any) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
-    if isinstance(value, int) and _NUMBER.search(str(value)):
-        return _masked(str(value))
-    return value
+    fraction = isinstance(value, float) and not value.is_integer()
+    if value is None or isinstance(value, bool) or fraction:
+        return value
+    shown = _masked(str(value))
+    return value if isinstance(value, (int, float)) and shown == str(value) else shown
 
 
 def _mask(number: str) -> str:

@@ -1,18 +1,24 @@
 """What a record takes down of a call: nothing of who is not heard, and no number whole."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
     Frame,
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
     InputAudioRawFrame,
     InputDTMFFrame,
+    InterruptionFrame,
     OutputDTMFFrame,
     TranscriptionFrame,
+    TTSTextFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from pipecat.observers.base_observer import FramePushed
 from pipecat.processors.filters.identity_filter import IdentityFilter
@@ -96,7 +102,12 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
         "n": [12, 2.5],
         "by dots": "06.12.34.56.78",
         "by hard spaces": "06\u00a012\u00a034\u201156\u00a078",
+        "by dashes": "06 - 12 - 34 - 56 - 78",
+        "by thin spaces": "06\u200912\u200934\u221256\u200978",
         "price": "19.99",
+        "weight": 2.125,
+        "as a float": 4930123456.0,
+        "in an object": Decimal(4930123456),
         "4930123456": "who",
     }
     entries = await noted(
@@ -117,7 +128,12 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
         "n": [12, 2.5],
         "by dots": "***78",
         "by hard spaces": "***78",
+        "by dashes": "***78",
+        "by thin spaces": "***78",
         "price": "19.99",
+        "weight": 2.125,
+        "as a float": "***56.0",
+        "in an object": "***56",
         "***56": "who",
     }
     assert entries[2]["arguments"] == shown
