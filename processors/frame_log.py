@@ -252,7 +252,9 @@ class FrameLog(BaseObserver):
     def _word(self, frame: TTSTextFrame, at: float) -> None:
         reply = self._replies.setdefault(frame.context_id, len(self._replies) + 1)
         text = frame.text if frame.includes_inter_frame_spaces else f" {frame.text}"
-        self._journal.note("word", at, reply=reply, text=text)
+        # What cannot be talked over is not cut, whatever interrupts the rest.
+        firm = {} if frame.interruptible else {"firm": True}
+        self._journal.note("word", at, reply=reply, text=text, **firm)
 
     def _take(self, frame: Frame, at: float) -> None:
         if isinstance(frame, TranscriptionFrame):
@@ -282,7 +284,10 @@ class FrameLog(BaseObserver):
     def _heard(self, frame: TranscriptionFrame, at: float) -> None:
         # `result` is a `Verdict` of services.stt.gate; of another service it has no segments.
         verdict = frame.result
-        began, first, last = self._stretches.popleft() if self._stretches else (at, at, at)
+        text = frame.text.strip()
+        pressed = text.startswith(PREFIX)
+        stretch = self._stretches.popleft() if self._stretches and not pressed else (at, at, at)
+        began, first, last = stretch
         segments = [
             {
                 "text": segment.text,
@@ -293,8 +298,7 @@ class FrameLog(BaseObserver):
             }
             for segment in getattr(getattr(verdict, "transcript", None), "segments", ())
         ]
-        text = frame.text.strip()
-        if text.startswith(PREFIX):
+        if pressed:
             text = PREFIX + _mask(text.removeprefix(PREFIX))
         if text and not segments:
             segments = [{"text": text, "start": round(first, 3), "end": round(last, 3)}]

@@ -46,7 +46,7 @@ def turns(entries: Iterable[Mapping[str, Any]], peaks: Peaks) -> list[dict[str, 
     caller: dict[str, Any] | None = None
     agent: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
-    speaking, last_end = False, 0.0
+    speaking, firm, last_end = False, False, 0.0
     for entry in entries:
         event, at = entry["event"], float(entry["t"])
         if event == "caller-start":
@@ -62,12 +62,14 @@ def turns(entries: Iterable[Mapping[str, Any]], peaks: Peaks) -> list[dict[str, 
                 segment = {"text": str(text), "start": at, "end": at}
                 _add_caller(found, None, [segment], typed=True)
         elif event == "agent-start":
-            speaking, last_end = True, at
+            # Of what it says now there may be no whole word before it is cut.
+            speaking, last_end, agent = True, at, None
         elif event == "agent-stop":
             speaking = False
         elif event == "interruption":
-            if speaking and agent:
+            if speaking and agent and not firm:
                 agent["cut"] = True
+            latency = None
         elif event == "turn-latency":
             latency = {key: entry[key] for key in ("turn", "total_ms", "stages")}
         elif event == "word":
@@ -77,6 +79,7 @@ def turns(entries: Iterable[Mapping[str, Any]], peaks: Peaks) -> list[dict[str, 
                 latency = None
                 replies[entry["reply"]] = agent
                 found.append(agent)
+            firm = entry.get("firm", False)
             start = _onset(peaks[:, 1], last_end, at)
             word = {"text": entry["text"].strip(), "start": round(start, 3), "end": round(at, 3)}
             agent["words"].append(word)

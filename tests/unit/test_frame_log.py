@@ -152,3 +152,30 @@ async def test_a_turn_that_was_pressed_is_one_of_its_own_and_masked() -> None:
     found = turns(entries, np.zeros((500, 2), np.uint8))
     assert [turn["text"] for turn in found] == ["my number is", "DTMF: ***", "DTMF: ***47"]
     assert "47114" not in json.dumps(entries)
+
+
+async def test_keys_take_no_time_from_what_was_said() -> None:
+    """A key between the caller's words and their transcript leaves the words where they were."""
+    entries = await noted(
+        VADUserStartedSpeakingFrame(start_secs=0.2),
+        VADUserStoppedSpeakingFrame(stop_secs=0.2),
+        TranscriptionFrame(f"{PREFIX}1#", "", ""),
+        TranscriptionFrame("and this", "", ""),
+    )
+    pressed, said = (entry for entry in entries if entry["event"] == "heard")
+    assert pressed["segments"][0]["start"] == 3
+    assert (said["segments"][0]["start"], said["segments"][0]["end"]) == (0.7, 2)
+
+
+async def test_what_cannot_be_talked_over_is_not_cut() -> None:
+    """An interruption cuts the reply that is spoken, unless that goes on to its end."""
+    for interruptible in (True, False):
+        transport, notes = Ends(), Notes()
+        log = FrameLog(notes, transport)
+        await log.on_push_frame(pushed(sound(0), transport.input()))
+        word = TTSTextFrame("This", "word", context_id="1")
+        word.interruptible = interruptible
+        for at, frame in enumerate((BotStartedSpeakingFrame(), word, InterruptionFrame()), 1):
+            await log.on_push_frame(pushed(frame, transport.output(), at))
+        (turn,) = turns(notes.entries, np.zeros((500, 2), np.uint8))
+        assert (turn["text"], turn["cut"]) == ("This", interruptible)

@@ -238,6 +238,29 @@ def test_turns_are_apart_and_have_their_latency() -> None:
     assert not any(t.get("cut") for t in said)
 
 
+def test_a_reply_that_was_cut_before_its_first_word_leaves_the_others_alone() -> None:
+    """Neither was the reply before it cut, nor has the one after it its latency."""
+    latency = {"turn": 1, "total_ms": 400.0, "stages": []}
+    said = turns(
+        [
+            entry(1, "agent-start"),
+            entry(2, "word", reply=1, text=" Hello."),
+            entry(2.1, "agent-stop"),
+            entry(4, "agent-start"),
+            entry(4, "turn-latency", **latency),
+            entry(4.2, "interruption"),
+            entry(4.3, "agent-stop"),
+            entry(9, "agent-start"),
+            entry(9.5, "word", reply=3, text=" Hm?"),
+        ],
+        quiet(10),
+    )
+    assert [(t["text"], t["cut"], t["latency"]) for t in said] == [
+        ("Hello.", False, None),
+        ("Hm?", False, None),
+    ]
+
+
 # The disk
 
 
