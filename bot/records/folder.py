@@ -118,6 +118,8 @@ class Records:
     def read(self, call_id: str) -> dict[str, Any]:
         """All that a page needs of a record: what it is of, its turns, how long it is by now.
 
+        Its call is in progress for as long as some process writes it, not this one alone.
+
         Raises:
             FileNotFoundError: There is no such record.
             RecordDamagedError: It cannot be read.
@@ -130,7 +132,8 @@ class Records:
                 said = from_json((folder / TRANSCRIPT).read_bytes())["turns"]
             else:
                 said = turns(read_journal(folder), read_peaks(folder))
-            return about | {"audio_seconds": seconds, "turns": said}
+            goes_on = about["ended"] is None and _in_use(folder)
+            return about | {"audio_seconds": seconds, "turns": said, "in_progress": goes_on}
         # Whoever can write there may have written anything.
         except (
             *(OSError, ValueError, LookupError, TypeError, AttributeError),

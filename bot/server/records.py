@@ -176,8 +176,8 @@ def router(calls: Calls) -> APIRouter:
     async def record(call_id: str) -> Recorded:
         found = await ask(lambda records: records.read(call_id))
         try:
-            return Recorded(**found, in_progress=_goes_on(calls, call_id))
-        except (ValidationError, TypeError):
+            return Recorded(**found)
+        except ValidationError:
             raise HTTPException(409, DAMAGED) from None
 
     @api.delete("/calls/{call_id}", status_code=204, responses=answers(404, 409))

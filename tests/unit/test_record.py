@@ -635,8 +635,10 @@ def test_a_record_is_deleted_whole_but_not_while_it_is_written(tmp_path: Path) -
     elsewhere.sweep()
     with pytest.raises(RecordInUseError):
         elsewhere.delete(ID)
+    assert elsewhere.read(ID)["in_progress"]
     record.end()
     records.close()
+    assert not elsewhere.read(ID)["in_progress"]
     elsewhere.delete(ID)
     assert list(tmp_path.iterdir()) == []
     elsewhere.close()
