@@ -425,9 +425,9 @@ def test_the_page_shows_and_plays_a_record(recorded: Recorded, folder: Path) -> 
         page.press(Keys.SPACE)
         page.wait_for(lambda: page.position > turn["start"] + 2, "two seconds of playing")
         assert page.texts(".word.spoken")
-        page.press(Keys.SPACE)
         page.press(Keys.END)
         assert page.position == pytest.approx(recorded.events("end")[0]["t"], abs=1.5)
+        assert page.text("play") == "Play"
         page.press(Keys.HOME)
         page.press(Keys.ARROW_RIGHT)
         assert page.position == 5

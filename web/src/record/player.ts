@@ -34,6 +34,10 @@ export class Player {
     return this.timer !== undefined;
   }
 
+  private get ended(): boolean {
+    return this.position >= this.seconds - 0.05;
+  }
+
   /** Where it is, in seconds into the call. */
   get time(): number {
     if (!this.playing || !this.context) return this.position;
@@ -41,12 +45,14 @@ export class Player {
     return Math.min(this.seconds, this.position + gone);
   }
 
-  /** Goes to a time, and goes on playing if it does. */
+  /** Goes to a time, and goes on playing if it does and there is more to play. */
   seek(time: number): void {
     const playing = this.playing;
     if (playing) this.stop();
     this.position = Math.min(this.seconds, Math.max(0, time));
-    if (playing) void this.play();
+    if (!playing) return;
+    if (this.ended) this.onchange();
+    else void this.play();
   }
 
   /** Lets one side be heard, or not. */
@@ -64,7 +70,7 @@ export class Player {
 
   async play(): Promise<void> {
     if (this.playing) return;
-    if (this.position >= this.seconds - 0.05) this.position = 0;
+    if (this.ended) this.position = 0;
     const run = ++this.run;
     this.timer = window.setInterval(() => this.tick(), 100);
     this.next = this.position;
