@@ -210,7 +210,9 @@ def router(calls: Calls) -> APIRouter:
         if not path.is_file():
             raise HTTPException(404, "that file is written when the call has ended")
         kind = {"audio.wav": "audio/wav", "frames.jsonl": "application/x-ndjson"}.get(name)
-        if "range" in request.headers or (folder / TRANSCRIPT).is_file():
+        # What was to go on with an older download (If-Range) begins anew where the file has grown.
+        part = "range" in request.headers and "if-range" not in request.headers
+        if part or (folder / TRANSCRIPT).is_file():
             return FileResponse(path, media_type=kind, headers=NO_STORE)
         # It grows while it is sent, and no more may be sent than was announced.
         size = path.stat().st_size

@@ -350,7 +350,12 @@ def test_no_text_and_no_tool_ends_the_record(tmp_path: Path, log: list[str]) -> 
     assert '"key": "kept"' in (tmp_path / ID / FRAMES).read_text()
 
 
-async def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "headers", [[], [(b"range", b"bytes=9-"), (b"if-range", b'"before"')]], ids=["", "resumed"]
+)
+async def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(
+    tmp_path: Path, headers: list[tuple[bytes, bytes]]
+) -> None:
     """A download during the call holds what there was when it began, to the announced byte."""
     records = recorder(tmp_path)
     record = begin(records)
@@ -372,7 +377,7 @@ async def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(tmp_path: Pa
         await asyncio.Event().wait()
 
     path = f"/calls/{ID}/{AUDIO}"
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "query_string": b""}
     await app(scope, receive, send)
     start, *parts = sent
     assert start["status"] == 200
