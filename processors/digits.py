@@ -82,10 +82,10 @@ async def wait_for_digits(
         while len(digits) < (count or MAX_DIGITS):
             async with asyncio.timeout(limit):
                 key = await request.keys.get()
-            if limit is first_seconds:
+            if not digits:
                 # Downstream of the LLM alone: an interruption that it saw would cancel the tool.
                 await llm.push_frame(InterruptionFrame())
-                limit = next_seconds
+            limit = next_seconds
             if key == TERMINATOR:
                 break
             digits += key.value

@@ -149,7 +149,7 @@ async def test_how_a_wait_ends(pressed: str, count: int, digits: str) -> None:
     """With the terminator, with as many digits as were asked for, or when no more are pressed."""
     asker: Any = Asker()
     wait = asyncio.create_task(
-        wait_for_digits(asker, count=count, first_seconds=0.1, next_seconds=0.05)
+        wait_for_digits(asker, count=count, first_seconds=0.1, next_seconds=0.1)
     )
     await asyncio.sleep(0)
     for key in pressed:
