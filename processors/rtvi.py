@@ -5,9 +5,10 @@ from collections.abc import Callable, Set
 from typing import Any
 
 from loguru import logger
-from pipecat.frames.frames import Frame, InputTransportMessageFrame
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.frames.frames import ErrorFrame, Frame, InputTransportMessageFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.processors.frameworks.rtvi import RTVIProcessor
+from pipecat.utils.errors import ErrorCategory
 
 from processors.digits import MAX_DIGITS
 
@@ -43,7 +44,7 @@ class CallerRTVIProcessor(RTVIProcessor):
         self._register_event_handler("on_text")
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Drop what a caller may not send, and pass everything else on.
+        """Drop what a caller may not send or be told, and pass everything else on.
 
         Args:
             frame: The frame to process.
@@ -58,6 +59,11 @@ class CallerRTVIProcessor(RTVIProcessor):
             if kind == "send-text":
                 frame.message = _in_utf8(frame.message)
                 await self._call_event_handler("on_text")
+        elif isinstance(frame, ErrorFrame) and frame.category is ErrorCategory.APPLICATION:
+            # What a tool raised is for its author. The caller is answered by the model.
+            await FrameProcessor.process_frame(self, frame, direction)
+            await self.push_frame(frame, direction)
+            return
         await super().process_frame(frame, direction)
 
 
