@@ -40,6 +40,7 @@ from pipecat.frames.frames import (
 from pipecat.observers.base_observer import BaseObserver, FramePushed
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
+from pipecat.utils.errors import ErrorCategory
 
 from processors.digits import PREFIX
 from processors.hang_up import HangUpFrame, TransferFrame
@@ -129,7 +130,9 @@ def _end(frame: EndFrame | CancelFrame) -> dict[str, Any]:
 
 
 def _error(frame: ErrorFrame) -> dict[str, Any]:
-    return {"message": frame.error, "from": str(frame.processor) if frame.processor else None}
+    # What a tool raises may quote what it was given.
+    message = _masked(frame.error) if frame.category is ErrorCategory.APPLICATION else frame.error
+    return {"message": message, "from": str(frame.processor) if frame.processor else None}
 
 
 _NOTES: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {

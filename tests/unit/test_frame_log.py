@@ -8,6 +8,7 @@ import numpy as np
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
+    ErrorFrame,
     Frame,
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
@@ -24,6 +25,7 @@ from pipecat.observers.base_observer import FramePushed
 from pipecat.processors.filters.identity_filter import IdentityFilter
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
+from pipecat.utils.errors import ErrorCategory
 
 from bot.records.transcript import turns
 from processors.digits import PREFIX
@@ -115,9 +117,11 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
         OutputDTMFFrame(button=KeypadEntry.SEVEN),
         FunctionCallInProgressFrame("pay", "call", given),
         FunctionCallResultFrame("pay", "call", given, {"digits": "471147", "paid": True}),
+        ErrorFrame("pay: no such card: '4111111111111111'", category=ErrorCategory.APPLICATION),
+        ErrorFrame("the status 500", category=ErrorCategory.UNKNOWN),
     )
     assert [entry["event"] for entry in entries] == [
-        *("dtmf", "dtmf-sent", "tool-call", "tool-result"),
+        *("dtmf", "dtmf-sent", "tool-call", "tool-result", "error", "error"),
     ]
     assert all(entry.keys() == {"t", "event"} for entry in entries[:2])
     shown = {
@@ -138,6 +142,8 @@ async def test_no_key_and_no_number_of_a_tool_is_there() -> None:
     }
     assert entries[2]["arguments"] == shown
     assert entries[3]["result"] == {"digits": "***47", "paid": True}
+    assert entries[4]["message"] == "pay: no such card: '***11'"
+    assert entries[5]["message"] == "the status 500"
     assert given["pin"] == "4711"
 
 
