@@ -111,7 +111,7 @@ def router(starters: Mapping[str, Starter], calls: Calls, engines: Engines) -> A
         "/start",
         response_model=Started,
         response_model_exclude_none=True,
-        responses=answers(400, 503),
+        responses=answers(400, 502, 503),
     )
     async def start(request: StartRequest | None = None) -> dict[str, Any]:
         request = request or StartRequest()
