@@ -347,6 +347,7 @@ class Offers:
         return connection
 
     def _session(self, session_id: str) -> Session:
+        self._drop_stale_sessions()
         session = self._sessions.get(session_id)
         if session is None:
             raise HTTPException(404, "there is no such session; POST /start opens one")

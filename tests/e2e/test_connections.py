@@ -13,6 +13,7 @@ from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from bot.agent import Agent
 from bot.call import Call
 from bot.engines import Engines
+from bot.server import webrtc
 from bot.server.webrtc import hear_sooner
 from bot.settings import Settings
 from tests.callers.local_server import LocalServer, serve
@@ -99,6 +100,19 @@ async def test_a_restarted_connection_is_one_connection(
         )
         assert gone.status_code == 404
     await until(lambda: calls_in_memory() == 0)
+
+
+async def test_a_session_waits_only_so_long(
+    local_server: LocalServer, peer: RTCPeerConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose offer comes too late has no session any more, whether or not another has begun."""
+    monkeypatch.setattr(webrtc, "SESSION_SECONDS", 0.0)
+    async with httpx.AsyncClient(base_url=local_server.url) as client:
+        session = (await client.post("/start", json={})).json()["sessionId"]
+        offer = {"sdp": peer.localDescription.sdp, "type": "offer"}
+        late = await client.post(f"/sessions/{session}/api/offer", json=offer)
+    assert late.status_code == 404
+    assert len(local_server.calls) == 0
 
 
 async def test_an_offer_without_a_session_is_a_call(
