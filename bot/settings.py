@@ -404,7 +404,8 @@ class Settings(EngineSettings):
 
         Raises:
             SettingsError: The server can be reached from elsewhere and asks for no key, or has
-                `--eval`; or relays are named without their secret, or a secret without relays.
+                `--eval`; or tokens are asked for without the key that makes them; or relays are
+                named without their secret, or a secret without relays.
         """
         if self.exposed and not self.api_key and not self.insecure:
             flag = "--public-url" if self.host in LOOPBACK else f"--host {self.host}"
@@ -415,6 +416,11 @@ class Settings(EngineSettings):
         if self.exposed and self.eval:
             raise SettingsError(
                 "--eval: it is for this machine alone; leave it out, or --host and --public-url"
+            )
+        if self.require_token and not self.api_key:
+            raise SettingsError(
+                "--require-token: what makes and checks tokens is PARLEY_API_KEY; set it to what "
+                "openssl rand -hex 32 prints"
             )
         if bool(self.turn_urls) != bool(self.turn_secret):
             raise SettingsError("--turn-urls and PARLEY_TURN_SECRET need each other: set both")

@@ -348,6 +348,8 @@ async def test_starts_are_counted_and_nothing_else(clock: Clock) -> None:
         ({"public_url": "https://agent.example"}, "--public-url: "),
         ({"host": "0.0.0.0", "insecure": True}, ""),
         ({"host": "0.0.0.0", "api_key": KEY}, ""),
+        ({"host": "0.0.0.0", "insecure": True, "require_token": True}, "--require-token: "),
+        ({"require_token": True, "api_key": KEY}, ""),
         ({"turn_urls": ["turn:turn.example"]}, "--turn-urls and PARLEY_TURN_SECRET"),
     ],
 )
