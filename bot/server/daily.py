@@ -28,7 +28,7 @@ from pipecat.transports.daily.utils import DailyRoomSipParams
 from pydantic import BaseModel, Field, ValidationError
 
 from bot.agent import Agent
-from bot.call import Call, Calls, TooManyCallsError
+from bot.call import HANG_UP_SECONDS, Call, Calls, TooManyCallsError
 from bot.line import Line, LineError, Origin, is_number, is_sip, mask_number
 from bot.server.daily_api import DailyApi, DailyError, daily_line
 from bot.server.openapi import answers
@@ -286,7 +286,9 @@ class Daily:
         self.api_key = revealed(settings.daily_api_key)
         self._named = settings.daily_room
         self._named_token = revealed(settings.daily_token) or None
-        self._room_seconds = max(settings.daily_room_minutes * 60, settings.max_call_seconds)
+        # The longest call is waited for before it, and ends with a goodbye.
+        longest = max(PHONE_SECONDS, settings.connect_seconds) + settings.max_call_seconds
+        self._room_seconds = max(settings.daily_room_minutes * 60, longest + HANG_UP_SECONDS)
         self._dialin_secret = revealed(settings.daily_dialin_secret)
         self._calls = calls
         self._signatures = Replays()

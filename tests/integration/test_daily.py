@@ -196,6 +196,18 @@ async def test_a_caller_gets_a_room_and_the_agent_stays_for_the_last(
         assert api.ejected == []
 
 
+async def test_a_room_outlasts_the_longest_call(
+    api: FakeDaily, engines: Engines, sdk: list[FakeCallClient]
+) -> None:
+    """It is there until the agent has said that the time is up, late as the caller may come."""
+    async with rooms(api, engines, max_call_seconds=7200, daily_room_minutes=120) as ours:
+        before = time.time()
+        await ours.start(daily.StartBody())
+        (room,) = api.rooms.values()
+        assert room["properties"]["exp"] >= before + 7200 + daily.PHONE_SECONDS
+        await until(lambda: sdk[0].joined)
+
+
 async def test_a_room_that_closes_ends_the_call(
     api: FakeDaily, engines: Engines, sdk: list[FakeCallClient]
 ) -> None:
