@@ -244,8 +244,8 @@ class DailyLine(Line):
         self._leaving = True
         if self._dialling:
             self._dialling.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._dialling
+            # However it ends, the room has to be let go of.
+            await asyncio.wait({self._dialling})
         await self._daily.let_go(self._room, self.origin, self._people)
 
     async def _dial(self, end: Callable[[], Awaitable[None]]) -> None:

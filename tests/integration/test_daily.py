@@ -549,6 +549,24 @@ async def test_a_telephone_that_declines_is_left_alone(
         assert len(sdk[0].dialled) == 1
 
 
+async def test_a_room_ends_however_the_calling_does(
+    api: FakeDaily, engines: Engines, sdk: list[FakeCallClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the SDK raises an error, the call's room is deleted like any other."""
+    tried = asyncio.Event()
+
+    def fail(*_: object, **__: object) -> None:
+        tried.set()
+        raise RuntimeError("as native code does")
+
+    monkeypatch.setattr(FakeCallClient, "start_dialout", fail)
+    async with rooms(api, engines) as ours:
+        await ours.dial(NUMBER)
+        await asyncio.wait_for(tried.wait(), LIMIT)
+        assert api.rooms
+    assert api.rooms == {}
+
+
 async def test_what_cannot_be_called_is_said(api: FakeDaily, engines: Engines) -> None:
     """A wrong number, a Daily that fails, a setting that is off: one line, and no room."""
     async with rooms(api, engines) as ours:
