@@ -228,15 +228,18 @@ class DailyLine(Line):
         try:
             async with asyncio.timeout(TRANSFER_SECONDS):
                 for way in ways:
-                    error = await way({"toEndPoint": to})
+                    error: object = await way({"toEndPoint": to})
                     if not error:
                         # Until then the room has to be there, and so the agent.
                         await self._gone.wait()
                         return
         except TimeoutError:
-            raise LineError("Daily: the telephone was not transferred in time") from None
+            error = "the telephone was not transferred in time"
         finally:
             self._transferring = False
+        if not self._people:
+            # Who hung up meanwhile was taken for on the way to elsewhere.
+            await self._room_transport.deserted()
         raise LineError(f"Daily: {daily_line(error)}")
 
     async def close(self) -> None:

@@ -102,6 +102,10 @@ class RoomTransport(DailyTransport):
         self.ringing = False
         await self._call_event_handler("on_client_connected", session)
 
+    async def deserted(self) -> None:
+        """Tell again that the last client has left, where the call had a reason to go on."""
+        await self._call_event_handler("on_client_disconnected", None)
+
     async def _call_event_handler(self, event_name: str, *args: Any, **kwargs: Any) -> None:
         if event_name != "on_client_connected" or not self.ringing:
             await super()._call_event_handler(event_name, *args, **kwargs)

@@ -640,6 +640,39 @@ async def test_a_transfer_that_fails_leaves_the_call(
         assert call.line.occupied
 
 
+async def test_who_hangs_up_during_a_transfer_ends_the_call(
+    api: FakeDaily, engines: Engines, sdk: list[FakeCallClient]
+) -> None:
+    """While Daily has not said that it cannot transfer: the agent does not stay alone."""
+    async with rooms(api, engines) as ours:
+        call = await ring(ours, sdk)
+        await sdk[0].come("phone")
+        await sdk[0].tell("on_dialout_connected", {"sessionId": "phone"})
+        await sdk[0].tell("on_dialout_answered", {"sessionId": "phone"})
+        await until(call._connected.is_set)
+        refuse, gone = asyncio.Event(), asyncio.Event()
+
+        async def sip_call_transfer(_: object) -> str:
+            await refuse.wait()
+            return "no such session"
+
+        @call.line.transport.event_handler("on_client_disconnected")
+        async def left(_: object, _person: object) -> None:
+            gone.set()
+
+        call.line.transport.sip_call_transfer = sip_call_transfer  # type: ignore[attr-defined]
+        transferring = asyncio.create_task(call.line.transfer("+4930999999"))
+        await until(lambda: call.line._transferring)
+        await sdk[0].go("phone")
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        assert not call.ended.is_set()
+        refuse.set()
+        with pytest.raises(LineError, match="no such session"):
+            await transferring
+        await over(call)
+    assert api.rooms == {}
+
+
 # What is heard
 
 
