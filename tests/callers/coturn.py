@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import tempfile
+from pathlib import Path
 from types import TracebackType
 
 from tests.callers.processes import ServerProcess
@@ -22,11 +23,12 @@ class CoturnServer(ServerProcess):
         AgentServer("--turn-urls", relay.url, env={"PARLEY_TURN_SECRET": "a-secret"})
     """
 
-    def __init__(self, secret: str):
+    def __init__(self, secret: str, config: str = ""):
         """Prepare a server.
 
         Args:
             secret: What credentials are made from.
+            config: What its configuration file says besides.
 
         Raises:
             FileNotFoundError: `turnserver` is not installed.
@@ -36,8 +38,10 @@ class CoturnServer(ServerProcess):
         self.port = free_port()
         self.url = f"turn:127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="coturn-")
+        file = Path(self._folder.name, "conf")
+        file.write_text(config)
         command = [
-            *("turnserver", "-n", "--listening-port", str(self.port), "--realm", REALM),
+            *("turnserver", "-c", str(file), "--listening-port", str(self.port), "--realm", REALM),
             *("--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1", "--allow-loopback-peers"),
             *("--use-auth-secret", "--static-auth-secret", secret),
             *("--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout"),

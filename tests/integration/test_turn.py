@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from bot.server.turn import IceServers, credential
 from bot.settings import Settings
 from tests.callers.coturn import CoturnServer
+from tests.callers.server import ROOT
 
 SECRET = "what-relay-and-agent-share"
 URLS = "turn:turn.example:3478, turns:turn.example:5349?transport=tcp"
@@ -148,6 +149,31 @@ async def test_media_goes_through_the_relay(relay: CoturnServer) -> None:
         assert await asyncio.wait_for(echo, 20) == "hello"
     finally:
         await asyncio.gather(caller.close(), agent.close())
+
+
+@pytest.mark.coturn
+async def test_the_relay_of_the_documents_leads_into_no_network_of_ours() -> None:
+    """As docs/security.md has it, coturn sends nothing to private, shared or link-local addresses.
+
+    The last are those of a cloud's metadata, which whoever reads them may act with.
+    """
+    text = (ROOT / "docs" / "security.md").read_text()
+    config = text.partition("# /etc/turnserver.conf\n")[2].partition("```")[0]
+    with CoturnServer("THE-SECRET", config) as relay:
+        name = f"{int(time.time()) + 60}:somebody"
+        transport, _ = await turn.create_turn_endpoint(
+            asyncio.DatagramProtocol,
+            server_addr=("127.0.0.1", relay.port),
+            username=name,
+            password=credential("THE-SECRET", name),
+        )
+        bind = transport._TurnTransport__inner_protocol.channel_bind
+        await bind(0x4000, ("192.0.2.1", 80))
+        private = ("10.0.0.1", "100.64.0.1", "169.254.169.254", "172.31.0.1", "192.168.1.1")
+        for number, address in enumerate(private, 0x4001):
+            with pytest.raises(TransactionFailed, match="403"):
+                await bind(number, (address, 80))
+        transport.close()
 
 
 def copy(description: RTCSessionDescription) -> RTCSessionDescription:
