@@ -54,6 +54,9 @@ API_SECONDS = 5.0
 RING_SECONDS = 30
 """How long the telephone of someone to whom a caller is transferred may ring."""
 
+PHONE_SECONDS = 90.0
+"""How long a telephone may take to answer that somebody has called; LiveKit lets it ring for 80."""
+
 EVENT_SECONDS = 300
 """How old an event may be: LiveKit's signature of one is good for five minutes."""
 
@@ -89,6 +92,8 @@ class LiveKitLine(Line):
         self.gives_way = False
         """Whether another of our agents is in the room, which then goes on without this one."""
         self.can_transfer = "sip.callID" in origin.data
+        if origin.outbound:
+            self.connect_seconds = PHONE_SECONDS
         self._server = server
         self._room = room
 

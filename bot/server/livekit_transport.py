@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+from livekit.rtc import Participant
+from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.transports.livekit.transport import (
     LiveKitParams,
     LiveKitTransport,
@@ -10,7 +12,7 @@ from pipecat.transports.livekit.transport import (
 )
 from tenacity import stop_after_attempt
 
-from bot.server.livekit import MACHINES
+from bot.server.livekit import MACHINES, Kind
 from services.errors import one_line
 
 JOIN_SECONDS = 7.0
@@ -52,6 +54,7 @@ class RoomTransport(LiveKitTransport):
         )
         self._failed = False
         self._machines: set[str] = set()
+        self._ringing: set[str] = set()
         self._register_event_handler("on_join_failed")
 
     def participants(self) -> dict[str, int]:
@@ -65,14 +68,24 @@ class RoomTransport(LiveKitTransport):
         await asyncio.gather(*(publication.wait_for_subscription() for publication in ours))
 
     async def _on_participant_connected(self, participant_id: str) -> None:
+        other = self._client.room.remote_participants.get(participant_id)
         # Nobody has come for a call, and so nobody is greeted.
         if self.participants().get(participant_id) in MACHINES:
             self._machines.add(participant_id)
             await self._call_event_handler("on_participant_connected", participant_id)
+        elif other is not None and _rings(other):
+            self._ringing.add(participant_id)
         else:
             await super()._on_participant_connected(participant_id)
 
+    async def answered(self, telephone: Participant) -> None:
+        """Tell of a telephone as a client once it rings no more; for the transport's own use."""
+        if telephone.identity in self._ringing and not _rings(telephone):
+            self._ringing.discard(telephone.identity)
+            await super()._on_participant_connected(telephone.identity)
+
     async def _on_participant_disconnected(self, participant_id: str) -> None:
+        self._ringing.discard(participant_id)
         # Nor does a call end with one: who has left is in the room no more, nor known by its kind.
         if participant_id in self._machines:
             self._machines.discard(participant_id)
@@ -85,6 +98,14 @@ class RoomTransport(LiveKitTransport):
         if not self._failed:
             self._failed = True
             await self._call_event_handler("on_join_failed", why)
+
+
+def _rings(other: Participant) -> bool:
+    """Whether this is a telephone that was called, and that nobody has answered yet."""
+    # Who calls us is put through by a rule, and hears the agent from the beginning.
+    if int(other.kind) != Kind.SIP or "sip.ruleID" in other.attributes:
+        return False
+    return other.attributes.get("sip.callStatus", "active") != "active"
 
 
 class _Client(LiveKitTransportClient):
@@ -101,6 +122,16 @@ class _Client(LiveKitTransportClient):
         super().__init__(*args)
         self._transport = transport
         self._leaving = leaving
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:
+        # Called by both halves of the transport; the room has a callback once.
+        await super().setup(setup)
+        self.room.on("participant_attributes_changed", self._on_attributes_changed)
+
+    def _on_attributes_changed(self, _: object, participant: Participant) -> None:
+        assert self._task_manager is not None
+        told = self._transport.answered(participant)
+        self._task_manager.create_task(told, f"{self}::answered")
 
     async def connect(self) -> None:  # type: ignore[override]
         # Called by both halves of the transport, of which the first connects. The SDK has tried

@@ -172,6 +172,12 @@ class FakeLiveKit:
         if room in self.seats:
             self.seats[room].person_left(person)
 
+    def change(self, room: str, identity: str, attributes: dict[str, str]) -> None:
+        """Have a participant's attributes change."""
+        person = self.people[room][identity]
+        person.info.attributes.update(attributes)
+        self.seats[room].person_changed(person)
+
     async def seat(self, request: web.Request) -> web.StreamResponse:
         """Let an agent into a room."""
         if self.no_media:

@@ -186,6 +186,10 @@ class AgentSeat:
         self._add_track(person)
         self._spawn(self._offer())
 
+    def person_changed(self, person: Person) -> None:
+        """Tell the agent of someone as they are now."""
+        self._update(person.info)
+
     def person_left(self, person: Person) -> None:
         """Tell the agent that someone has left."""
         person.info.state = ParticipantInfo.State.DISCONNECTED

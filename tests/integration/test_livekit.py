@@ -509,6 +509,33 @@ async def test_a_telephone_caller_is_answered(house: House) -> None:
     assert not [line for line in lines if "5550123" in line]
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_ringing_telephone_is_not_spoken_to(
+    settings: Settings, engines: Engines, fake: FakeLiveKit, answers: bool
+) -> None:
+    """Whom somebody calls is in the room while it rings; the agent waits, longer than for others.
+
+    The call ends where nobody answers.
+    """
+    called = {name: value for name, value in SIP.items() if name != "sip.ruleID"}
+    async with furnished(settings, engines, fake, connect_seconds=0.2) as house:
+        called["sip.callStatus"] = "dialing"
+        event = fake.join("parley-one", "phone", ParticipantInfo.Kind.SIP, called)
+        assert (await house.tell(event)).status_code == 200
+        seat = await house.until_seated("parley-one")
+        (call,) = house.calls
+        assert call.line.origin.outbound
+        await until(lambda: call.line.transport._ringing)
+        fake.change("parley-one", "phone", {"sip.callStatus": "automation"})
+        assert not call._connected.is_set()
+        if answers:
+            fake.change("parley-one", "phone", {"sip.callStatus": "active"})
+            await until(lambda: first_sound(seat.heard))
+        fake.leave("parley-one", "phone")
+        await settle(call)
+        assert call._connected.is_set() is answers
+
+
 @pytest.mark.parametrize(
     ("to", "asked"),
     [("+15105550199", "tel:+15105550199"), ("sip:desk@example.org", "sip:desk@example.org")],
