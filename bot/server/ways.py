@@ -135,6 +135,8 @@ def _carriers(settings: Settings) -> list[Carrier]:
 
 def carrier_lacks(carrier: Carrier) -> str:
     """What calls over a carrier lack, in one line; empty if nothing."""
+    missing = carrier.lacks()
     if not carrier.public_url.startswith("https://"):
-        return "--public-url: set it to our address as the carrier reaches it, https://…"
-    return carrier.lacks()
+        address = "--public-url: set it to our address as the carrier reaches it, https://…"
+        return f"{missing}; {address}" if missing else address
+    return missing

@@ -14,6 +14,7 @@ from bot import banner
 from bot import settings as bot_settings
 from bot.agent import Agent
 from bot.engines import Engines
+from bot.server import ways
 from services import catalog
 from services.catalog import Choice, Loaded
 from services.errors import EngineError, MissingExtraError, UnavailableError
@@ -83,6 +84,15 @@ def test_a_carrier_that_is_half_set_is_named_at_start(
         "Not over twilio: TWILIO_AUTH_TOKEN: set it to the account's auth token",
         "Not over plivo: PLIVO_AUTH_TOKEN: set it to the account's auth token",
     ]
+
+
+def test_a_carrier_of_which_nothing_is_set_says_so() -> None:
+    """Not the public address alone, which all of them lack."""
+    missing = ways.lacks(bot_settings.load([], catalog.choices()))
+    for name in ("twilio", "telnyx", "plivo", "exotel", "vonage"):
+        assert name in missing[name].lower()
+        assert "--public-url" in missing[name]
+        assert len(missing[name].splitlines()) == 1
 
 
 def test_an_engine_is_made_by_its_module(toy: list[tuple[Any, ...]]) -> None:
