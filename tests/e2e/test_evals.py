@@ -4,13 +4,17 @@ import asyncio
 import json
 import os
 import random
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from pipecat.evals.scenario import EvalScenarioFile, EvalScriptScenario
 from pipecat.evals.script_session import EvalScriptSession
 from pipecat.evals.serializer import EvalConnectionFlags, eval_connect_message
@@ -164,6 +168,17 @@ async def test_there_is_no_socket_unless_asked_for(settings: Settings, engines: 
     exposed = settings.model_copy(update={"eval": True, "host": "0.0.0.0", "insecure": True})
     with pytest.raises(SettingsError, match="--eval: it is for this machine alone"):
         exposed.check_access()
+
+
+def test_the_page_names_what_the_harness_needs() -> None:
+    """What it imports is installed by `make run`, or by the command in docs/evals.md."""
+    asked = map(Requirement, metadata.requires("pipecat-ai") or ())
+    wanted = {r.name for r in asked if str(r.marker) == 'extra == "cli"'}
+    not_imported = {"ruff", "pipecat-ai-context-hub"}
+    installed = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"pip install (.*)", (ROOT / "docs/evals.md").read_text())
+    named = {Requirement(argument).name for argument in shlex.split(command)}
+    assert wanted - not_imported - set(installed) == named
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
