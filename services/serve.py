@@ -79,6 +79,13 @@ _PRIVATE = (
 )
 
 
+_EVERY_CALL = (
+    "No screen video transceiver is available",
+    "Media stream error while reading the audio; clearing track.",
+)
+"""What Pipecat warns of in each call from a browser: it shows no screen, and it has hung up."""
+
+
 def log_to_stderr(level: str, secrets: Collection[str] = ()) -> None:
     """Log to the terminal, Pipecat's own steps only where the level is debug.
 
@@ -98,7 +105,7 @@ def log_to_stderr(level: str, secrets: Collection[str] = ()) -> None:
         write,
         level=level.upper(),
         format="{time:HH:mm:ss.SSS} {level: <7} {name}: {message}",
-        filter=None if level == "debug" else {"pipecat": "WARNING"},
+        filter=None if level == "debug" else _is_of_use,
         # It writes variables' values, secrets among them.
         diagnose=False,
         backtrace=False,
@@ -129,6 +136,12 @@ def without_secrets(text: str, secrets: Collection[str]) -> str:
     for pattern, stars in _PRIVATE:
         text = pattern.sub(stars, text)
     return text
+
+
+def _is_of_use(record: "loguru.Record") -> bool:
+    if (record["name"] or "").partition(".")[0] != "pipecat":
+        return True
+    return record["level"].no >= logging.WARNING and record["message"] not in _EVERY_CALL
 
 
 def _shorten(record: "loguru.Record") -> None:

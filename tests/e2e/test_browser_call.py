@@ -97,6 +97,8 @@ def test_a_question_is_asked_and_answered(
         elsewhere = [u for u in page.requests() if not u.startswith((server.url, "data:", "blob:"))]
         assert elsewhere == []
         assert page.console() == []
+    server.wait_for_calls(0)
+    assert not re.search("transceiver|stream error", server.log), "Pipecat warns of nothing"
 
 
 def test_talked_over_the_agent_gives_way(
