@@ -168,6 +168,12 @@ async def test_a_busy_server_is_said_on_the_page(server: AgentServer, mouth: Mou
         await asyncio.to_thread(call)
 
 
+def test_the_page_of_records_says_that_none_are_kept(server: AgentServer) -> None:
+    """An empty list would have one look for calls that nobody recorded."""
+    with BrowserCaller(f"{server.url}/record.html", None) as page:
+        page.wait_for(lambda: "--record" in page.text("calls"), "how to record")
+
+
 def test_a_refused_microphone_is_said_on_the_page(server: AgentServer) -> None:
     """Who refuses the microphone reads so, and takes no line."""
     with BrowserCaller(server.url, None) as page:

@@ -71,10 +71,10 @@ export async function ask(path: string, init: RequestInit = {}): Promise<Respons
   return response;
 }
 
-/** The latest records. */
-export async function records(): Promise<About[]> {
+/** The latest records; null where calls are not recorded. */
+export async function records(): Promise<About[] | null> {
   const told = (await (await ask("?limit=200")).json()) as { records?: About[] };
-  return told.records ?? [];
+  return told.records ?? null;
 }
 
 /** One record. */

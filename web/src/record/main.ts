@@ -55,7 +55,7 @@ async function showList(): Promise<void> {
   const found = await records();
   list.hidden = false;
   list.replaceChildren(
-    ...found.map((about) => {
+    ...(found ?? []).map((about) => {
       const row = create("li", "call");
       const link = create("a", "call-when", when(about));
       link.href = `./record.html?id=${about.id}`;
@@ -64,7 +64,8 @@ async function showList(): Promise<void> {
       return row;
     }),
   );
-  if (!found.length) list.append(create("li", "call", "No call has been recorded."));
+  const none = found ? "No call has been recorded." : "Calls are not recorded here: --record DIR does it.";
+  if (!found?.length) list.append(create("li", "call", none));
 }
 
 function facts(call: Recorded): void {
