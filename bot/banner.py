@@ -34,6 +34,7 @@ def show(settings: Settings, engines: "Engines", agent: "Agent", listener: socke
             _console.print(f"Not over {way}: {lacking[way]}", soft_wrap=True)
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
+    shown = f"[{shown}]" if ":" in shown else shown
     _console.print(f"Open http://{shown}:{port} and talk. Ctrl-C stops.")
 
 

@@ -86,6 +86,24 @@ def test_a_carrier_that_is_half_set_is_named_at_start(
     ]
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (("127.0.0.1", 7860), "http://localhost:7860 "),
+        (("192.0.2.7", 7860), "http://192.0.2.7:7860 "),
+        (("2001:db8::7", 7860, 0, 0), "http://[2001:db8::7]:7860 "),
+    ],
+)
+def test_the_address_to_open_is_one(
+    capsys: pytest.CaptureFixture[str], address: tuple[object, ...], shown: str
+) -> None:
+    """It can be clicked or copied, whatever the agent listens on."""
+    settings = bot_settings.load([], catalog.choices())
+    listener = cast(socket.socket, SimpleNamespace(getsockname=lambda: address))
+    banner.show(settings, cast(Engines, SimpleNamespace(parts=())), Agent(), listener)
+    assert shown in capsys.readouterr().out
+
+
 def test_a_carrier_of_which_nothing_is_set_says_so() -> None:
     """Not the public address alone, which all of them lack."""
     missing = ways.lacks(bot_settings.load([], catalog.choices()))
