@@ -223,7 +223,8 @@ class Call:
         self._choose_voice()
         if self.voice not in ("", before):
             delta = SpeechTTSSettings(voice=self.voice)
-            await self._worker.queue_frame(TTSUpdateSettingsFrame(delta=delta))
+            # From the beginning of the pipeline it could come after what the LLM says next.
+            await self._conversation.llm.push_frame(TTSUpdateSettingsFrame(delta=delta))
         await self._tell_voices()
 
     async def cancel(self) -> None:

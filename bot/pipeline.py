@@ -46,6 +46,7 @@ class Conversation:
         pipeline: The processors, joined.
         context: What the LLM knows: what was said, and the tools.
         caller: Gathers the caller's turns.
+        llm: What thinks. What it pushes comes to the voice in order with its answers.
         wake_word: What waits for the wake word, if anything does.
         detector: What finds out whether a machine has answered, if anything does.
     """
@@ -53,6 +54,7 @@ class Conversation:
     pipeline: Pipeline
     context: LLMContext
     caller: LLMUserAggregator
+    llm: LLMService[Any]
     wake_word: WakeWord | None
     detector: MachineDetector | None
 
@@ -126,7 +128,7 @@ def build(
             answers,
         ]
     )
-    return Conversation(pipeline, context, caller, wake_word, detector)
+    return Conversation(pipeline, context, caller, llm, wake_word, detector)
 
 
 def _turn_end(settings: Settings) -> BaseUserTurnStopStrategy:

@@ -10,10 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pipecat.frames.frames import ControlFrame, Frame
+from pipecat.processors.frame_processor import FrameDirection
 
 from bot.agent import Agent
 from bot.engines import Engines, load_engines
 from bot.settings import Settings
+from processors.digits import Digits
 from services.tts.engine import Chunk
 from services.tts.voices import embedded_name, embedded_voice
 from tests.callers.local_server import serve
@@ -101,9 +104,23 @@ async def test_a_voice_that_is_not_here_is_neither_fetched_nor_opened(
 
 
 async def test_the_voice_is_changed_by_asking_for_it(
-    settings: Settings, engines: Engines, voices_used: list[str]
+    settings: Settings,
+    engines: Engines,
+    voices_used: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The tool takes the next voice, the answer is spoken with it, and the client is told."""
+    """The tool takes the next voice, the answer is spoken with it, and the client is told.
+
+    No answer is too quick for that, however slowly a frame comes through the caller's side.
+    """
+    process = Digits.process_frame
+
+    async def slowly(self: Digits, frame: Frame, direction: FrameDirection) -> None:
+        if isinstance(frame, ControlFrame):
+            await asyncio.sleep(0.3)
+        await process(self, frame, direction)
+
+    monkeypatch.setattr(Digits, "process_frame", slowly)
     async with serve(settings, engines, Agent()) as server, WebRTCCaller(server.url) as caller:
         state = await told_of(caller, VOICE)
         (call,) = server.calls
