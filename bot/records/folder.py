@@ -132,8 +132,11 @@ class Records:
                 said = from_json((folder / TRANSCRIPT).read_bytes())["turns"]
             else:
                 said = turns(read_journal(folder), read_peaks(folder))
-            goes_on = about["ended"] is None and _in_use(folder)
-            return about | {"audio_seconds": seconds, "turns": said, "in_progress": goes_on}
+            return about | {
+                "audio_seconds": seconds,
+                "turns": said,
+                "in_progress": _in_use(folder),
+            }
         # Whoever can write there may have written anything.
         except (
             *(OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -274,6 +277,10 @@ def settings_in_force(settings: Settings) -> dict[str, Any]:
 
 def _in_use(folder: Path) -> bool:
     """Whether some process writes this record: see `Files`."""
+    # Its end is the last that is written, a moment before the lock is let go.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if from_json((folder / CALL).read_bytes())["ended"]:
+            return False
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -509,13 +509,14 @@ def test_a_call_that_never_began_leaves_nothing(tmp_path: Path) -> None:
 
 
 def finished(records: Records, call_id: str, days_ago: float = 0.0) -> Path:
-    """A record that ended so many days ago."""
+    """A record that ended so many days ago, and that its writer has let go."""
     record = begin(records, call_id)
     speak(record, 1)
     record.end()
     folder = records._folder / call_id
     wait_until((folder / TRANSCRIPT).exists)
     wait_until(lambda: json.loads((folder / CALL).read_bytes())["ended"] is not None)
+    wait_until(lambda: not records._writer._known)
     then = time.time() - 86400 * days_ago
     for path in (*folder.iterdir(), folder):
         os.utime(path, (then, then))
@@ -647,6 +648,17 @@ def test_a_record_is_deleted_whole_but_not_while_it_is_written(tmp_path: Path) -
     elsewhere.delete(ID)
     assert list(tmp_path.iterdir()) == []
     elsewhere.close()
+
+
+def test_a_record_can_be_deleted_as_soon_as_it_has_ended(tmp_path: Path) -> None:
+    """Whoever saw the end need not wait for the writer to let go of the files."""
+    records = recorder(tmp_path)
+    lock = os.open(finished(records, ID), os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert not records.read(ID)["in_progress"]
+    records.delete(ID)
+    os.close(lock)
+    records.close()
 
 
 @pytest.mark.parametrize(
