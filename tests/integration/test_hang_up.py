@@ -18,13 +18,13 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TTSService
-from pipecat.tests.utils import run_test
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
 from bot.agent import end_call
 from processors.hang_up import HangUp, HangUpFrame
 from services.llm.responder import ResponderLLMService
+from tests.fakes.pipeline import run_test
 from tests.fakes.text_call import TextCall
 
 RATE = 16000

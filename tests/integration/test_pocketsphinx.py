@@ -18,7 +18,6 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.tests.utils import run_test
 
 from services.errors import EngineError
 from services.settings import EngineSettings, SettingsError
@@ -27,6 +26,7 @@ from services.stt.engine import SAMPLE_RATE
 from services.stt.local import LocalHearing
 from services.stt.pocketsphinx import MAX_SECONDS, PocketsphinxEngine
 from services.stt.service import HearingSTTService
+from tests.fakes.pipeline import run_test
 from tests.integration.speech import ROOT, spoken
 
 

@@ -21,7 +21,6 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.tests.utils import run_test
 
 from services.errors import EngineError, UnavailableError
 from services.models import ModelStore
@@ -32,6 +31,7 @@ from services.stt.local import LocalHearing
 from services.stt.service import BLANK, HearingSTTService
 from services.stt.whisper import WhisperEngine, choose_device, find_model
 from tests.fakes.model_hub import FakeModelHub
+from tests.fakes.pipeline import run_test
 from tests.integration.speech import spoken
 
 BASE = "Systran/faster-whisper-base"

@@ -17,7 +17,7 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.serializers.vonage import VonageFrameSerializer
-from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.tests.utils import SleepFrame
 from pipecat.turns.types import ProcessFrameResult
 
 from bot.agent import ask_for_digits
@@ -31,6 +31,7 @@ from processors.digits import (
 from processors.rtvi import CallerRTVIProcessor
 from services.llm.responder import ResponderLLMService
 from services.serve import log_to_stderr
+from tests.fakes.pipeline import run_test
 from tests.fakes.text_call import TextCall
 
 PAUSE = 0.2

@@ -4,11 +4,11 @@ from pipecat.frames.frames import ErrorFrame, Frame, LLMContextFrame, TTSSpeakFr
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.tests.utils import run_test
 from pipecat.utils.errors import ErrorCategory
 
 from processors.llm_apology import LLMApology
 from services.llm.responder import ResponderLLMService
+from tests.fakes.pipeline import run_test
 
 
 class Failing(FrameProcessor):

@@ -12,9 +12,10 @@ from pipecat.frames.frames import (
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
-from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.tests.utils import SleepFrame
 
 from processors.machine_detector import MachineDetector
+from tests.fakes.pipeline import run_test
 
 TIMEOUT = 0.05
 """Seconds of silence after which the detector decides."""

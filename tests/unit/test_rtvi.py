@@ -3,10 +3,10 @@
 import pytest
 from pipecat.frames.frames import ErrorFrame, OutputTransportMessageUrgentFrame
 from pipecat.processors.frame_processor import FrameDirection
-from pipecat.tests.utils import run_test
 from pipecat.utils.errors import ErrorCategory
 
 from processors.rtvi import CallerRTVIProcessor
+from tests.fakes.pipeline import run_test
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMUserAggregatorParams,
 )
 from pipecat.services.settings import TTSSettings
-from pipecat.tests.utils import run_test
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 from services.tts.local import SILENCE_LIMIT_S, LocalSpeech
 from services.tts.service import SpeechTTSService, SpeechTTSSettings
 from tests.fakes.gated_output import WRITE_SECS, GatedOutputTransport
+from tests.fakes.pipeline import run_test
 from tests.fakes.speech_engine import FakeSpeechEngine
 
 RATE = 16000

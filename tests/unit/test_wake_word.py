@@ -20,7 +20,7 @@ from pipecat.frames.frames import (
     UserStoppedSpeakingFrame,
 )
 from pipecat.processors.frameworks.rtvi.frames import RTVIServerMessageFrame
-from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.tests.utils import SleepFrame
 
 from bot.agent import Agent
 from bot.engines import load_engines
@@ -30,6 +30,7 @@ from services.audio import Resampler
 from services.tts import voices
 from services.tts.piper import PiperEngine
 from services.wake import WakeWords
+from tests.fakes.pipeline import run_test
 
 RATE = 16000
 FRAME_S = 0.02
