@@ -1,7 +1,7 @@
 """A machine is known by what it says, and by nothing else."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -63,7 +63,14 @@ async def test_the_first_words_decide(turns: list[str], verdicts: list[str]) -> 
     async def machine(_: object) -> None:
         told.append("machine")
 
-    await run_test(detector, frames_to_send=[frame for turn in turns for frame in said(turn)])
+    def frames() -> Iterator[Frame]:
+        for turn in turns:
+            yield from said(turn)
+            # Who has said something is told from then on.
+            while turn and not told:
+                yield SleepFrame(TIMEOUT)
+
+    await run_test(detector, frames_to_send=frames())
     assert told == verdicts
 
 

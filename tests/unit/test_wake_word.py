@@ -1,6 +1,6 @@
 """Until the wake word is said nobody hears the caller; afterwards everybody does, for a while."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Event, current_thread, main_thread
 from typing import Any
@@ -156,7 +156,16 @@ async def test_nobody_falls_asleep_while_somebody_speaks(
 )
 async def test_what_else_wakes(frame: Frame) -> None:
     """Who writes or presses a key means the agent; and who is spoken to may answer."""
-    down = await run(wake_word(), silence(1), frame, SleepFrame(0.05), silence(1, level=3))
+    processor = wake_word()
+
+    def frames() -> Iterator[Frame]:
+        yield from [*silence(1), frame]
+        # Audio overtakes text.
+        while not processor.awake:
+            yield SleepFrame(0.01)
+        yield from silence(1, level=3)
+
+    down, _ = await run_test(processor, frames_to_send=frames())
     assert told(down) == [True]
     assert seconds_of(down, 3) == 1.0
     assert said(down) == []
