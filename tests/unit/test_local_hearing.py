@@ -87,11 +87,12 @@ async def test_who_is_cancelled_before_there_is_a_thread_is_not_heard() -> None:
     await hearing.close()
 
 
-async def test_the_end_leaves_nothing() -> None:
+async def test_the_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who still asks gets an error, also without a thread; the engine is told to stop, and closed.
 
     Whoever asks is not cancelled by it.
     """
+    monkeypatch.setattr(local, "_END_LIMIT_S", 60)
     before = set(threading.enumerate())
     engine = FakeHearingEngine(gated=True)
     hearing = LocalHearing(engine, threads=2)
