@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from bot.call import Calls
 from bot.line import Origin
 from bot.records import folder as folders
+from bot.records import record as record_module
 from bot.records.folder import RecordInUseError, Records, settings_in_force
 from bot.records.record import (
     AUDIO,
@@ -55,6 +56,12 @@ ID = "0123456789abcdef0123456789abcdef"
 WEB = Origin("webrtc")
 
 OTHER = "fedcba9876543210fedcba9876543210"
+
+
+@pytest.fixture(autouse=True)
+def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is closed has been written, however busy the machine is."""
+    monkeypatch.setattr(record_module, "CLOSE_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -360,8 +367,9 @@ async def test_a_file_that_grows_while_it_is_sent_is_sent_as_it_was(
     records = recorder(tmp_path)
     record = begin(records)
     speak(record, 5)
-    audio = tmp_path / ID / AUDIO
-    wait_until(lambda: audio.is_file() and audio.stat().st_size > 222_000)
+    audio, peaks = tmp_path / ID / AUDIO, tmp_path / ID / PEAKS
+    # They are the last that is written of what there is by now.
+    wait_until(lambda: peaks.is_file() and peaks.stat().st_size > 2 * PEAKS_PER_SECOND * 3.4)
     before = audio.read_bytes()
     app = FastAPI()
     app.include_router(router(OfRecords(records)))
@@ -471,7 +479,8 @@ def test_a_slow_disk_ends_the_record_and_nothing_else(tmp_path: Path, log: list[
     for second in range(1, 300):
         speak(record, 1, second)
     record.end()
-    assert time.monotonic() - began < 5
+    # The disk stands still for longer.
+    assert time.monotonic() - began < 15
     assert records._writer._queue.qsize() <= MAX_BATCHES + 1
     assert len(log) == 1
     assert "slow" in log[0]
