@@ -1,6 +1,7 @@
 """Keys are a turn, or what the tool gets that waits for them: never both, and never nothing."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pipecat.frames.frames import (
 from pipecat.serializers.vonage import VonageFrameSerializer
 from pipecat.tests.utils import SleepFrame
 from pipecat.turns.types import ProcessFrameResult
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 
 from bot.agent import ask_for_digits
 from processors.digits import (
@@ -31,6 +33,7 @@ from processors.digits import (
 from processors.rtvi import CallerRTVIProcessor
 from services.llm.responder import ResponderLLMService
 from services.serve import log_to_stderr
+from tests.fakes import text_call
 from tests.fakes.pipeline import run_test
 from tests.fakes.text_call import TextCall
 
@@ -83,9 +86,12 @@ async def test_keys_make_a_turn(frames: list[Any], texts: list[str]) -> None:
     assert sum(isinstance(frame, InterruptionFrame) for frame in down) == len(texts)
 
 
-async def test_the_model_answers_a_turn_at_once() -> None:
+async def test_the_model_answers_a_turn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for speech to follow the keys."""
-    async with call() as conversation, asyncio.timeout(1.0):
+    patient = partial(SpeechTimeoutUserTurnStopStrategy, user_speech_timeout=60.0)
+    monkeypatch.setattr(text_call, "SpeechTimeoutUserTurnStopStrategy", patient)
+    # Pipecat ends a turn after 5 s, whatever the strategies wait for.
+    async with call() as conversation, asyncio.timeout(4.0):
         await press(conversation, "12#")
         await conversation.until(lambda _: "You pressed 1 2." in conversation.text())
     assert turns(conversation) == ["DTMF: 12#"]
