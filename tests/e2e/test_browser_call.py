@@ -244,4 +244,5 @@ def test_voices_come_and_go_under_a_call(mouth: Mouth) -> None:
         page.click("hangup")
         page.wait_for_state("ended")
         assert page.console() == []
+        server.wait_for_calls(0)
         assert server.get("/calls")["calls"] == []

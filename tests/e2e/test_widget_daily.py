@@ -244,7 +244,8 @@ def test_what_daily_says_no_to_is_said(
     visitor.host("const later = setTimeout; window.setTimeout = (f, ms) => later(f, ms / 40)")
     visitor.host("room.made.at(-1).emit('network-connection', arguments[0])", INTERRUPTED)
     ends_with("lost", failed=True)
-    assert visitor.host("return room.made.every((call) => call.destroyed)")
+    destroyed = "return room.made.every((call) => call.destroyed)"
+    visitor.wait_for(lambda: visitor.host(destroyed), "no call object")
 
 
 def test_a_page_that_keeps_daily_out_is_told(
