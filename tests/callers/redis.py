@@ -7,7 +7,7 @@ import tempfile
 from types import TracebackType
 
 from tests.callers.processes import ServerProcess
-from tests.callers.server import free_port
+from tests.callers.server import hold_port, port_of
 
 ANSWER_SECONDS = 1.0
 """How long Redis may take to answer a ping."""
@@ -36,7 +36,8 @@ class RedisServer(ServerProcess):
         """
         if not installed():
             raise FileNotFoundError("redis-server is not installed: make system-packages")
-        self.port = free_port()
+        self._held = hold_port()
+        self.port = port_of(self._held)
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="redis-")
         command = [
@@ -52,7 +53,7 @@ class RedisServer(ServerProcess):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._folder:
+        with self._held, self._folder:
             super().__exit__(kind, error, trace)
 
     def answers(self) -> bool:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import httpx
@@ -24,9 +25,25 @@ FOREIGN = (
 
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with hold_port() as held:
+        return port_of(held)
+
+
+def hold_port() -> socket.socket:
+    """Take a free TCP port of the loopback interface, for a server that is to start on it.
+
+    While the socket is open, Linux gives the port to nobody who asks for any; who names it can
+    listen there, time and again, with `SO_REUSEADDR`, which servers set.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+def port_of(held: socket.socket) -> int:
+    """The port that a socket has."""
+    return int(held.getsockname()[1])
 
 
 class HTTPServer(ServerProcess):
@@ -47,7 +64,8 @@ class HTTPServer(ServerProcess):
             health: The path that answers 200 once it serves.
             env: Environment variables to add.
         """
-        self.port = free_port()
+        self._held = hold_port()
+        self.port = port_of(self._held)
         self.url = f"http://127.0.0.1:{self.port}"
         self._health = health
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
@@ -55,6 +73,15 @@ class HTTPServer(ServerProcess):
             [*program, "--host", "127.0.0.1", "--port", str(self.port), *flags],
             {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._held:
+            super().__exit__(kind, error, trace)
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object that the server answers a GET with, whatever the status."""

@@ -1,6 +1,7 @@
 """The starting and ending of servers by which the end-to-end tests and benchmarks stand."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_server_lives_from_its_first_answer_to_sigterm(
         assert server.stop() == 7
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_servers_port_is_kept_for_it(tmp_path: Path) -> None:
+    """Nobody else can take the port by chance before it starts, and it can start there again."""
+    script = tmp_path / "server.py"
+    script.write_text(SCRIPT)
+    server = AgentServer(script=script, health="/")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", server.port))
+    with server:
+        server.stop()
+        server.start()
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
