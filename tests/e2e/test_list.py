@@ -39,7 +39,7 @@ def listed(
         env={**inherited, "COLUMNS": "400", **(env or {})},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ from services.worker.protocol import Lease
 from services.worker.websocket import Sockets
 
 
-async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     """Return once something holds that nobody announces.
 
     Raises:
