@@ -133,7 +133,8 @@ async def test_voices_are_swapped_under_a_call(redis: RedisServer) -> None:
             WorkerServer("--offline", "--engine", "piper", "--tts-voice", other_voice)
         )
         first = stack.enter_context(worker(redis, "--engine", "piper"))
-        server = stack.enter_context(agent(redis))
+        # However long the other worker takes to start, nobody is asked whether they are there.
+        server = stack.enter_context(agent(redis, "--idle-seconds", "0"))
         async with WebRTCCaller(server.url) as caller:
             _, greeted = await hear_out(caller)
             (call,) = server.get("/calls")["calls"]
