@@ -25,8 +25,9 @@ END_OF_REPLY = 1.0
 RECOGNISED = 0.3
 """Share of the agent's words that a small recogniser must find in its voice."""
 
-VANISHED_SECONDS = 10.0
-"""How long the line of a caller without a network may stay taken."""
+VANISHED_SECONDS = 15.0
+"""How long the line of a caller without a network may stay taken: ten seconds, and some in which a
+busy machine does nothing for the server."""
 
 
 def plain(words: Iterable[str]) -> list[str]:
