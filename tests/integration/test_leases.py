@@ -73,8 +73,9 @@ async def test_a_lease_that_is_not_renewed_expires(redis: RedisServer) -> None:
     """A worker that dies without a word is out of Redis by itself, its ID too."""
     store = leases.connect(redis.url)
     await store.sadd(IDS, "dead")
-    await store.set(KEY + "dead", Lease(url="ws://127.0.0.1:1").model_dump_json(), px=200)
+    await store.set(KEY + "dead", Lease(url="ws://127.0.0.1:1").model_dump_json())
     assert len(await read_leases(store)) == 1
+    await store.pexpire(KEY + "dead", 200)
     await asyncio.sleep(0.3)
     assert await read_leases(store) == []
     assert await store.smembers(IDS) == set()

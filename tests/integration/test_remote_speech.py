@@ -90,18 +90,28 @@ async def test_voices_are_those_of_all_workers() -> None:
 async def test_a_worker_that_dies_costs_no_words(chunks: int) -> None:
     """Wherever it stops, another speaks the rest from the first word that was not passed on."""
     dying, spare = FakeSpeechEngine(gated=True), FakeSpeechEngine()
+    heard: list[Chunk] = []
+
+    async def listen(speech: RemoteSpeech) -> None:
+        async for chunk in speech.speak(TEXT, "dying/alto", 1.0):
+            heard.append(chunk)
+
     async with (
         LocalWorker(dying, name="dying") as one,
         LocalWorker(spare, name="spare") as two,
         remote(one, two) as speech,
     ):
-        speaking = asyncio.create_task(say(speech, voice="dying/alto"))
+        speaking = asyncio.create_task(listen(speech))
         assert await asyncio.to_thread(dying.wait_for_utterance, 1)
         if chunks:
             dying.permit(chunks)
+        # What is computed is not heard yet: of each chunk, all words that end in it have to be.
+        complete = chunks * 8 // 10
+        await until(lambda: len(words(heard).split()) == complete)
         await until(lambda: dying.utterances[0].chunks == chunks)
         await one.stop()
-        heard = await speaking
+        async with asyncio.timeout(10):
+            await speaking
         dying.permit(1000)
     assert words(heard) == TEXT
     (rest,) = spare.utterances
@@ -132,7 +142,7 @@ async def test_a_silent_worker_is_left_and_freed() -> None:
     async with (
         LocalWorker(silent, name="silent") as one,
         LocalWorker(spare, name="spare") as two,
-        remote(one, two, silence_s=0.2) as speech,
+        remote(one, two, silence_s=1.0) as speech,
     ):
         assert words(await say(speech, voice="silent/alto")) == TEXT
         async with asyncio.timeout(5):
@@ -228,7 +238,8 @@ async def test_who_stops_listening_frees_the_worker() -> None:
         engine.permit(2)
         await anext(speaking)
         await speaking.aclose()
-        async with asyncio.timeout(1):
+        # The engine has no permit for another chunk: the place is free without its help.
+        async with asyncio.timeout(5):
             await worker.host.admission.wait_until_empty()
         engine.permit(100)
         assert await asyncio.to_thread(engine.utterances[0].ended.wait, 5)
