@@ -170,7 +170,8 @@ async def test_sigterm_lets_what_goes_on_come_to_its_end() -> None:
             await one.first_audio()
             # Nobody reads on: the utterance is under way for as long as that is so.
             stopping = asyncio.create_task(asyncio.to_thread(worker.stop))
-            await until(lambda: not worker.answers())
+            # No answer at all is not enough: a worker that is busy may give none in time.
+            await until(lambda: bool(worker.get("/ready")["draining"]))
             ready = await ask(worker, "GET", "/ready")
             assert (ready.status_code, ready.json()["draining"]) == (503, True)
             assert (await ask(worker, "GET", "/health")).status_code == 200
@@ -179,7 +180,7 @@ async def test_sigterm_lets_what_goes_on_come_to_its_end() -> None:
             refused = await post_speech(worker, "Me, too.")
             assert refused.status_code == 503
             assert refused.headers["retry-after"]
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(8):
                 while not (await read_leases(store))[0].draining:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             assert (await ask(worker, "GET", "/ready")).json()["calls"] == 1
@@ -210,13 +211,15 @@ async def test_a_killed_worker_leaves_a_lease_that_expires() -> None:
     """It says nothing any more, and within seconds nobody is sent to it; restarted, it is back."""
     with RedisServer() as redis, WorkerServer(*FLAGS, "--redis", redis.url) as worker:
         store = leases.connect(redis.url)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await read_leases(store):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         worker.kill()
         (lease,) = await read_leases(store)
         assert lease.url == worker.address
-        async with asyncio.timeout(leases.EXPIRE_S + 1):
+        (key,) = await store.keys(f"{KEY}*")
+        assert 0 < await store.pttl(key) <= 1000 * leases.EXPIRE_S
+        async with asyncio.timeout(20):
             while await read_leases(store):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await store.keys(f"{KEY}*") == []
@@ -228,12 +231,12 @@ async def test_a_frozen_worker_is_let_go_and_taken_back(worker: WorkerServer) ->
     pool = WorkerPool(FixedWorkers([worker.address]), None)
     pool.start()
     try:
-        await until(lambda: any(pool), 5)
+        await until(lambda: any(pool), 20)
         worker.freeze()
         await until(lambda: not any(pool), 8)
         assert pool.choose("speak") is None
         worker.thaw()
-        await until(lambda: any(pool), 5)
+        await until(lambda: any(pool), 8)
         (client,) = pool
         chunks = [chunk async for chunk in client.speak("Good morning.", "", 1.0)]
         assert [word.text for chunk in chunks for word in chunk.words] == ["Good", "morning."]
@@ -353,7 +356,7 @@ async def test_eight_first_utterances_load_a_voice_once_and_ttl_frees_it(
     two_big_voices: Path,
 ) -> None:
     """Whoever asks while it is loaded waits for that; unused for long, its memory is given back."""
-    ttl = {"TTL_MS": "3000"}
+    ttl = {"TTL_MS": "5000"}
     flags = ("--cache", str(two_big_voices), "--tts-voice", FIRST)
     with WorkerServer(*FLAGS, *flags, "--preload", SECOND, env=ttl) as worker:
         assert {FIRST, SECOND} >= set(resident(worker))
@@ -369,8 +372,9 @@ async def test_eight_first_utterances_load_a_voice_once_and_ttl_frees_it(
         assert "en_US-anna-medium" in resident(worker)
         assert BIG_MIB < worker.resident_mib() - before < 6 * BIG_MIB
         full = worker.resident_mib()
-        await until(lambda: resident(worker) == [], 8)
-        assert full - worker.resident_mib() > BIG_MIB
+        await until(lambda: resident(worker) == [], 15)
+        # It is off the list before its memory is given back.
+        await until(lambda: full - worker.resident_mib() > BIG_MIB)
         await still_serves(worker)
 
 
