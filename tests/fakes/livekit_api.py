@@ -74,7 +74,8 @@ class FakeLiveKit:
         delay_answer: Seconds until any request is answered.
         nonsense: What every request is answered with, where something else is at the address.
         no_media: Whether nobody can connect.
-        delay_join: Seconds until an agent is let in.
+        knocked: Whether an agent has asked to be let in.
+        delay_join: Seconds until it is.
         delay_subscription: Seconds until an agent's audio goes to whoever is there.
     """
 
@@ -90,6 +91,7 @@ class FakeLiveKit:
     delay_answer: float = 0.0
     nonsense: bytes = b""
     no_media: bool = False
+    knocked: bool = False
     delay_join: float = 0.0
     delay_subscription: float = 0.0
 
@@ -182,6 +184,7 @@ class FakeLiveKit:
         """Let an agent into a room."""
         if self.no_media:
             raise web.HTTPServiceUnavailable
+        self.knocked = True
         await asyncio.sleep(self.delay_join)
         _, _, token = request.headers.get("Authorization", "").partition(" ")
         claims = TokenVerifier(KEY, SECRET).verify(token)
