@@ -137,10 +137,10 @@ async def test_a_failing_tool_is_no_reason_to_apologise() -> None:
 @pytest.mark.parametrize(
     ("silence", "limits", "said"),
     [
-        (Silence(None), {"silence_secs": 0.3}, "silent for 0.3 s"),
-        (Silence(""), {"silence_secs": 0.3}, "silent for 0.3 s"),
-        (Silence("Well, the"), {"silence_secs": 0.3}, "silent for 0.3 s"),
-        (Silence("Well, the"), {"total_secs": 0.3}, "not finished after 0.3 s"),
+        (Silence(None), {"silence_secs": 1.0}, "silent for 1 s"),
+        (Silence(""), {"silence_secs": 1.0}, "silent for 1 s"),
+        (Silence("Well, the"), {"silence_secs": 1.0}, "silent for 1 s"),
+        (Silence("Well, the"), {"total_secs": 1.0}, "not finished after 1 s"),
     ],
 )
 async def test_a_model_that_hangs_is_apologised_for(

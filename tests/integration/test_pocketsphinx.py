@@ -33,7 +33,7 @@ from tests.integration.speech import ROOT, spoken
 @pytest.fixture(scope="module")
 def engine() -> Iterator[PocketsphinxEngine]:
     """An engine for tests that leave its child alone."""
-    engine = PocketsphinxEngine(timeout=20.0)
+    engine = PocketsphinxEngine(timeout=60.0)
     yield engine
     engine.close()
 
@@ -41,7 +41,7 @@ def engine() -> Iterator[PocketsphinxEngine]:
 @pytest.fixture
 def own_engine() -> Iterator[PocketsphinxEngine]:
     """An engine for a test that does not."""
-    engine = PocketsphinxEngine(timeout=5.0)
+    engine = PocketsphinxEngine(timeout=30.0)
     engine.load()
     yield engine
     engine.close()
@@ -140,7 +140,7 @@ def test_a_child_that_dies_at_its_work_is_replaced(
         assert sending.wait(5)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineError, match="died"):
-            lost.result(5)
+            lost.result(20)
     assert pid_of(own_engine) != pid
     assert own_engine.transcribe(spoken("clubs"), "en", Event()).text == "ten of clubs"
 
@@ -155,11 +155,12 @@ def test_a_child_that_died_idle_costs_nothing(own_engine: PocketsphinxEngine) ->
 
 def test_a_child_that_hangs_is_given_up() -> None:
     """Past the limit the caller gets an error that names it, and the child is another."""
-    engine = PocketsphinxEngine(timeout=3.0)
+    engine = PocketsphinxEngine(timeout=30.0)
     engine.load()
+    engine._timeout = 1.0  # Only now: a start may take longer.
     pid = pid_of(engine)
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(EngineError, match="more than 3 s"):
+    with pytest.raises(EngineError, match="more than 1 s"):
         engine.transcribe(spoken("goforward"), "en", Event())
     assert pid_of(engine) != pid
     with pytest.raises(ProcessLookupError):
@@ -175,7 +176,7 @@ def test_stop_frees_the_child(own_engine: PocketsphinxEngine, sending: Event) ->
         stopped = thread.submit(own_engine.transcribe, spoken("dashwood"), "en", stop)
         assert sending.wait(5)
         stop.set()
-        assert stopped.result(2).segments == ()
+        assert stopped.result(10).segments == ()
     assert own_engine.transcribe(spoken("clubs"), "en", Event()).text == "ten of clubs"
 
 
@@ -190,7 +191,7 @@ def test_ctrl_c_is_for_the_parent(own_engine: PocketsphinxEngine) -> None:
 
 def test_close_ends_the_child() -> None:
     """After close no child is left, and a request says why it is refused."""
-    engine = PocketsphinxEngine(timeout=10.0)
+    engine = PocketsphinxEngine(timeout=30.0)
     engine.load()
     pid = pid_of(engine)
     engine.close()
@@ -209,7 +210,7 @@ def test_close_ends_a_child_at_its_work(own_engine: PocketsphinxEngine, sending:
         assert sending.wait(5)
         own_engine.close()
         with pytest.raises(EngineError, match="closed"):
-            lost.result(5)
+            lost.result(20)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -222,7 +223,7 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
             "-c",
             "import os, signal\n"
             "from services.stt.pocketsphinx import PocketsphinxEngine\n"
-            "engine = PocketsphinxEngine(timeout=10.0)\n"
+            "engine = PocketsphinxEngine(timeout=30.0)\n"
             "engine.load()\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n",
         ],
@@ -230,7 +231,7 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
         cwd=ROOT,
     )
     # The child holds the other end of this pipe as its stderr: it closes when the child is gone.
-    _, complaints = parent.communicate(timeout=30)
+    _, complaints = parent.communicate(timeout=60)
     assert parent.returncode == -signal.SIGKILL
     assert complaints == b""
 
@@ -269,7 +270,7 @@ async def test_speech_in_a_pipeline(engine: PocketsphinxEngine) -> None:
     ]
     frames.append(VADUserStoppedSpeakingFrame())
     down, up = await run_test(
-        HearingSTTService(hearing=LocalHearing(engine), language="en", limit=10.0),
+        HearingSTTService(hearing=LocalHearing(engine), language="en", limit=30.0),
         frames_to_send=frames,
     )
     (transcript,) = [frame for frame in down if isinstance(frame, TranscriptionFrame)]

@@ -123,8 +123,8 @@ def test_stop_ends_it(report: Report) -> None:
     """No chunk follows once stop is set, and the model is free soon, threads and all."""
     assert report["cancel"]["chunks"] == 0
     # A frame of these models on a core that may be busy; the default limits are far above.
-    assert report["cancel"]["seconds"] < 2
-    assert report["cancel_early"] < 5
+    assert report["cancel"]["seconds"] < 8
+    assert report["cancel_early"] < 10
     assert report["waiting"] == 0
     assert report["threads"] == 0
 
