@@ -3,11 +3,14 @@
 import asyncio
 
 from pipecat.frames.frames import (
+    Frame,
+    InterruptionFrame,
     OutputAudioRawFrame,
     OutputDTMFFrame,
     OutputDTMFUrgentFrame,
     StartFrame,
 )
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
@@ -24,6 +27,7 @@ class GatedOutputTransport(BaseOutputTransport):
     Attributes:
         played: What has been written, as 16-bit mono samples.
         pressed: The keys that were pressed, each with how many bytes had been played by then.
+        interrupted: Set once an interruption has come here: what was queued will not be played.
     """
 
     def __init__(self) -> None:
@@ -31,6 +35,7 @@ class GatedOutputTransport(BaseOutputTransport):
         super().__init__(TransportParams(audio_out_enabled=True, audio_out_end_silence_secs=0))
         self.played = bytearray()
         self.pressed: list[tuple[str, int]] = []
+        self.interrupted = asyncio.Event()
         self._permits = 0
         self._changed = asyncio.Condition()
         self._waiting = False
@@ -53,6 +58,12 @@ class GatedOutputTransport(BaseOutputTransport):
         async with self._changed:
             self._permits = 1 << 30
             self._changed.notify_all()
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Note an interruption."""
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InterruptionFrame):
+            self.interrupted.set()
 
     async def start(self, frame: StartFrame) -> None:
         """Be ready at once."""

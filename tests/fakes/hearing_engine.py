@@ -87,7 +87,7 @@ class FakeHearingEngine:
             self._permits += 1
             self._changed.notify_all()
 
-    def wait_for_request(self, count: int, timeout: float = 5.0) -> bool:
+    def wait_for_request(self, count: int, timeout: float = 20.0) -> bool:
         """Wait, in a thread, until `transcribe` has been called `count` times; whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self.requests) >= count, timeout)

@@ -115,7 +115,7 @@ class FakeSpeechEngine:
         assert self._permits is not None
         self._permits.release(chunks)
 
-    def wait_for_utterance(self, count: int, timeout: float = 5.0) -> bool:
+    def wait_for_utterance(self, count: int, timeout: float = 20.0) -> bool:
         """Wait, in a thread, until `speak` has been called `count` times; whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self.utterances) >= count, timeout)

@@ -68,6 +68,7 @@ async def test_a_menu_that_goes_on_talking_takes_no_key_back() -> None:
     async with calling(server) as (line, call):
         await line.fake.speaker.play(0.08)
         await call._worker.queue_frame(InterruptionFrame())
+        await line.fake.speaker.interrupted.wait()
         await line.fake.speaker.play_on()
         await until_pressed(line, 2)
     assert [key for key, _ in line.fake.speaker.pressed] == ["1", "#"]
