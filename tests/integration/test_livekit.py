@@ -118,7 +118,7 @@ async def furnished(
         await until(lambda: len(server.calls) == 0)
 
 
-async def until(what: Any, limit: float = 10.0) -> None:
+async def until(what: Any, limit: float = 20.0) -> None:
     """Wait for something that comes true by itself."""
     async with asyncio.timeout(limit):
         while not what():  # noqa: ASYNC110 - nobody tells.
@@ -127,7 +127,7 @@ async def until(what: Any, limit: float = 10.0) -> None:
 
 async def settle(call: Call) -> None:
     """Wait for a call that ends by itself."""
-    await asyncio.wait_for(call.ended.wait(), 10)
+    await asyncio.wait_for(call.ended.wait(), 20)
 
 
 def claims_of(call: Call) -> Any:
@@ -169,7 +169,7 @@ async def test_a_caller_hears_the_agent_and_is_heard(house: House, recording: An
     event = house.livekit.join(room, "caller")
     await until(lambda: first_sound(seat.heard))
     house.livekit.people[room]["caller"].microphone.say(recording("goforward", RATE))
-    await asyncio.wait_for(heard.wait(), 10)
+    await asyncio.wait_for(heard.wait(), 20)
     # LiveKit tells of the caller, too, but the agent is there already.
     assert (await house.tell(event)).status_code == 200
     assert len(house.calls) == 1
@@ -203,7 +203,7 @@ async def test_who_is_left_is_hung_up_on(house: House, end: str) -> None:
         seat.put_out()
     await settle(call)
     assert room not in house.livekit.rooms
-    await asyncio.wait_for(seat.gone.wait(), 5)
+    await asyncio.wait_for(seat.gone.wait(), 20)
 
 
 async def test_the_agent_stays_with_the_last_person(house: House) -> None:
@@ -222,7 +222,7 @@ async def test_the_agent_stays_with_the_last_person(house: House) -> None:
     livekit.join(room, "recorder", ParticipantInfo.Kind.EGRESS)
     await until(lambda: len(call.line.transport.get_participants()) == 3)
     livekit.leave(room, "one")
-    assert await asyncio.wait_for(left.get(), 5) == "one"
+    assert await asyncio.wait_for(left.get(), 20) == "one"
     assert call.line.occupied
     livekit.leave(room, "two")
     await settle(call)
@@ -272,7 +272,7 @@ async def test_a_call_that_ends_while_it_connects_is_left(
         await call.cancel()
     await settle(call)
     seat = await house.until_seated(room)
-    await asyncio.wait_for(seat.gone.wait(), 10)
+    await asyncio.wait_for(seat.gone.wait(), 20)
 
 
 # What LiveKit is not there for
@@ -404,7 +404,7 @@ async def test_a_room_is_joined_by_name(
         call = house.calls[0]
         fake.leave("hall", "caller")
         await settle(call)
-        await asyncio.wait_for(seat.gone.wait(), 5)
+        await asyncio.wait_for(seat.gone.wait(), 20)
         assert fake.deleted == []
 
 
@@ -424,7 +424,7 @@ async def test_a_room_by_name_is_joined_whoever_else_is_there(
                 assert identity == first.identity
                 met.set()
 
-            await asyncio.wait_for(met.wait(), 5)
+            await asyncio.wait_for(met.wait(), 20)
             fake.join("hall", "caller")
             await until(lambda: first_sound(fake.seats["hall"].heard))
             assert fake.seats["hall"].identity == claims_of(second).identity
@@ -458,10 +458,10 @@ async def test_a_machine_begins_and_ends_no_call(house: House) -> None:
         told.put_nowait(identity)
 
     livekit.join(room, "recorder", ParticipantInfo.Kind.EGRESS)
-    assert await asyncio.wait_for(told.get(), 5) == "recorder"
+    assert await asyncio.wait_for(told.get(), 20) == "recorder"
     assert not call._connected.is_set()
     livekit.leave(room, "recorder")
-    assert await asyncio.wait_for(told.get(), 5) == "recorder"
+    assert await asyncio.wait_for(told.get(), 20) == "recorder"
     livekit.join(room, "caller")
     await until(lambda: first_sound(seat.heard))
     assert house.calls == [call]
@@ -496,7 +496,7 @@ async def test_a_telephone_caller_is_answered(house: House) -> None:
         pressed.put_nowait(data["digit"])
 
     seat.press(house.livekit.people[room]["sip_+15105550123"], "7", 7)
-    assert await asyncio.wait_for(pressed.get(), 5) == "7"
+    assert await asyncio.wait_for(pressed.get(), 20) == "7"
     params = SimpleNamespace(
         llm=SimpleNamespace(push_frame=call._worker.queue_frame), result_callback=AsyncMock()
     )
