@@ -292,7 +292,7 @@ class AgentSeat:
             await self._to_agent.setLocalDescription(await self._to_agent.createOffer())
             offer = SessionDescription(type="offer", sdp=self._to_agent.localDescription.sdp)
             await self._send(SignalResponse(offer=offer))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await self._answered.wait()
                 # aiortc never sends a track whose answer comes while it connects.
                 while self._to_agent.connectionState != "connected":  # noqa: ASYNC110

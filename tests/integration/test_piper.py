@@ -29,6 +29,12 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and then it walks home 
 NOWHERE = "http://127.0.0.1:9"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's hub may be slow to answer."""
+    monkeypatch.setattr(voices, "REACH_S", 60.0)
+
+
 def engine(tmp_path: Path, voice: Path | str, **settings: Any) -> PiperEngine:
     """An engine with an empty cache and no hub."""
     return PiperEngine(tmp_path / "cache", default_voice=str(voice), hub=NOWHERE, **settings)
