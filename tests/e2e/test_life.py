@@ -20,8 +20,8 @@ async def test_the_longest_call_is_ended_with_words(settings: Settings, engines:
     ):
         ended = await caller.wait_for_message("server-message/call-ended")
         assert ended.data["reason"] == "max-length"
-        assert caller.spoken_words()[-3:] == ["Time", "is", "up."]
         await caller.wait_for_end()
+    assert caller.spoken_words()[-3:] == ["Time", "is", "up."]
 
 
 async def test_a_silent_caller_is_asked_and_then_left(settings: Settings, engines: Engines) -> None:
@@ -33,10 +33,11 @@ async def test_a_silent_caller_is_asked_and_then_left(settings: Settings, engine
     ):
         ended = await caller.wait_for_message("server-message/call-ended")
         assert ended.data["reason"] == "idle"
-        words = caller.spoken_words()
-        assert words[0] == "Hello."
-        assert any(word.endswith("?") for word in words)
-        assert words[-1] == "Goodbye."
+        await caller.wait_for_end()
+    words = caller.spoken_words()
+    assert words[0] == "Hello."
+    assert any(word.endswith("?") for word in words)
+    assert words[-1] == "Goodbye."
 
 
 async def test_a_caller_who_writes_is_not_idle(settings: Settings, engines: Engines) -> None:
@@ -66,6 +67,7 @@ async def test_a_draining_process_lets_calls_end(settings: Settings, engines: En
         ended = await caller.wait_for_message("server-message/call-ended")
         assert server.calls.full
         assert ended.data["reason"] == "shutdown"
-        assert caller.spoken_words()[-3:] == ["We", "are", "closing."]
         await asyncio.wait_for(draining, 10)
         assert len(server.calls) == 0
+        await caller.wait_for_end()
+    assert caller.spoken_words()[-3:] == ["We", "are", "closing."]
