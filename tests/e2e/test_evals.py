@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def socket_of(server: LocalServer) -> str:
 
 async def until_calls(server: LocalServer, count: int) -> None:
     """Wait until so many calls go on."""
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30):
         while len(server.calls) != count:  # noqa: ASYNC110 - nobody tells.
             await asyncio.sleep(0.01)
 
@@ -113,8 +114,10 @@ async def test_who_is_no_eval_gets_no_call(
     """The first message decides, within a limit."""
     monkeypatch.setattr(evals, "FIRST_MESSAGE_SECONDS", 0.2)
     async with connect(socket_of(local)) as socket:
-        for message in messages:
-            await socket.send(message)
+        # On a busy machine the limit may be over before the first message is sent.
+        with suppress(ConnectionClosed):
+            for message in messages:
+                await socket.send(message)
         with pytest.raises(ConnectionClosed) as closed:
             await socket.recv()
     assert closed.value.rcvd is not None
