@@ -85,6 +85,12 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def length(path: Path) -> int:
+    """How many samples a WAV file has of each side."""
+    with wave.open(str(path)) as file:
+        return file.getnframes()
+
+
 def plain(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
@@ -129,6 +135,9 @@ def recorded(settings: Settings, engines: Engines, folder: Path) -> Recorded:
     async def call() -> Recorded:
         async with serve(settings, engines, Agent()) as server:
             told, asked = await hold_a_call(server.url)
+            # Who hung up is the caller, and not a server that ends.
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(call.ended.wait() for call in server.calls))
         (only,) = inside(folder)
         return Recorded(only, told, asked)
 
@@ -322,11 +331,14 @@ async def test_a_killed_process_leaves_a_record_that_can_be_read(tmp_path: Path)
             heard = plain(" ".join(caller.spoken_words()))
             # What is held back comes out as time goes on.
             await caller.wait_for_silence(over + 1.5, hold=0.5)
+            (folder,) = inside(tmp_path)
+            seconds = over - began
+            written = folder / "audio.wav"
+            await asyncio.to_thread(wait_until, lambda: length(written) > 16000 * seconds)
             await asyncio.to_thread(server.kill)
-    (folder,) = inside(tmp_path)
-    with wave.open(str(folder / "audio.wav")) as file:
+    with wave.open(str(written)) as file:
         audio = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
-    assert len(audio) > 16000 * (over - began)
+    assert len(audio) > 16000 * seconds
     assert np.abs(audio[:, 1].astype(int)).max() > 1000
     records = Records(Settings(record=tmp_path), tmp_path)
     records.sweep()
