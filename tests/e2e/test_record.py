@@ -436,7 +436,8 @@ def test_the_page_shows_and_plays_a_record(recorded: Recorded, folder: Path) -> 
         page.show_as("dark", 390, 844)
         page.press(Keys.SPACE)
         page.wait_for(lambda: page.position > turn["start"] + 2, "two seconds of playing")
-        assert page.texts(".word.spoken")
+        # Between what the caller says and what the agent answers there is none.
+        page.wait_for(lambda: page.texts(".word.spoken"), "a word that is being spoken")
         page.press(Keys.END)
         assert page.position == pytest.approx(recorded.events("end")[0]["t"], abs=1.5)
         assert page.text("play") == "Play"
