@@ -25,6 +25,7 @@ from pipecat.turns.user_stop import (
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from bot.agent import Agent
+from bot.media_sender import use_media_sender
 from bot.settings import Settings
 from processors.digits import Digits, DigitsTurnStop
 from processors.hang_up import HangUp
@@ -84,6 +85,7 @@ def build(
         detect_machine: Whether the LLM is to say if a machine has answered.
         listen: Begins to listen for the wake word; None where none is needed.
     """
+    use_media_sender()
     wake_word = listen and WakeWord(
         listen, seconds=settings.wake_seconds, greeting=agent.greeting, woken=agent.woken
     )
