@@ -12,11 +12,11 @@ _TURNS = 3
 class MediaSender(BaseOutputTransport.MediaSender):
     """Pipecat's, which says nothing after an interruption that belongs before it.
 
-    It takes audio from its queue with `asyncio.wait_for`, which in Python 3.11 hands it over two
-    turns of the event loop later. An interruption that comes in between neither finds it in the
-    queue nor being written: it is written afterwards, and is the beginning of a speech of the
-    agent's, whose end nobody tells; of the agent's next answer nobody tells the beginning. Where
-    Python is 3.12 at least, `wait_for` keeps nothing back, and this class has no use.
+    It takes audio from its queue with `asyncio.wait_for`, which before Python 3.12 hands it over
+    two turns of the event loop later. An interruption that comes in between finds it neither in
+    the queue nor being written: it is written afterwards, and is the beginning of a speech of the
+    agent's, whose end nobody tells; of the agent's next answer nobody tells the beginning. From
+    Python 3.12 on `wait_for` keeps nothing back, and this class has no use.
     """
 
     async def handle_interruptions(self, frame: InterruptionFrame) -> None:
