@@ -183,8 +183,7 @@ class AgentSeat:
     def person_joined(self, person: Person) -> None:
         """Tell the agent of someone, and have it hear them."""
         self._update(person.info)
-        self._add_track(person)
-        self._spawn(self._offer())
+        self._spawn(self._offer(person))
 
     def person_changed(self, person: Person) -> None:
         """Tell the agent of someone as they are now."""
@@ -286,8 +285,11 @@ class AgentSeat:
         # How LiveKit names the streams of a subscriber.
         sender._stream_id = f"{person.info.sid}|{person.track.sid}"
 
-    async def _offer(self) -> None:
+    async def _offer(self, joined: Person | None = None) -> None:
         async with self._offers:
+            # Not before it is its turn: with a track that was not offered aiortc is not connected.
+            if joined:
+                self._add_track(joined)
             self._answered.clear()
             await self._to_agent.setLocalDescription(await self._to_agent.createOffer())
             offer = SessionDescription(type="offer", sdp=self._to_agent.localDescription.sdp)
