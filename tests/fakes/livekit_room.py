@@ -134,6 +134,7 @@ class AgentSeat:
         self._socket: web.WebSocketResponse | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._early: list[tuple[RTCPeerConnection, RTCIceCandidate]] = []
+        self._undescribed: dict[RTCPeerConnection, SignalRequest] = {}
         self._answered = asyncio.Event()
         self._offers = asyncio.Lock()
         # The agent makes the offers on the one, the server on the other.
@@ -219,17 +220,9 @@ class AgentSeat:
     async def _hear(self, asked: SignalRequest) -> None:
         match asked.WhichOneof("message"):
             case "offer":
-                await self._describe(self._from_agent, asked.offer.sdp, "offer")
-                await self._from_agent.setLocalDescription(await self._from_agent.createAnswer())
-                answer = SessionDescription(
-                    type="answer",
-                    sdp=self._from_agent.localDescription.sdp,
-                    id=asked.offer.id,
-                )
-                await self._send(SignalResponse(answer=answer))
+                await self._describe(self._from_agent, asked)
             case "answer":
-                await self._describe(self._to_agent, asked.answer.sdp, "answer")
-                self._answered.set()
+                await self._describe(self._to_agent, asked)
             case "trickle":
                 await self._add_candidate(asked)
             case "add_track":
@@ -265,20 +258,31 @@ class AgentSeat:
         candidate.sdpMid, candidate.sdpMLineIndex = told["sdpMid"], told["sdpMLineIndex"]
         ours = asked.trickle.target == SignalTarget.SUBSCRIBER
         peer = self._to_agent if ours else self._from_agent
-        if peer.remoteDescription is None:
-            self._early.append((peer, candidate))
-        else:
+        if peer.remoteDescription is not None:
             await peer.addIceCandidate(candidate)
+            return
+        self._early.append((peer, candidate))
+        if described := self._undescribed.pop(peer, None):
+            await self._describe(peer, described)
 
-    async def _describe(self, peer: RTCPeerConnection, sdp: str, kind: str) -> None:
-        """Take the agent's description, and the candidates that came before it."""
-        await peer.setRemoteDescription(RTCSessionDescription(sdp, kind))
-        early, self._early = self._early, []
-        for other, candidate in early:
-            if other is peer:
-                await peer.addIceCandidate(candidate)
-            else:
-                self._early.append((other, candidate))
+    async def _describe(self, peer: RTCPeerConnection, asked: SignalRequest) -> None:
+        """Take the agent's offer or answer, and the candidates that came before it."""
+        early = [candidate for other, candidate in self._early if other is peer]
+        # aiortc gives up at once where it knows no candidate.
+        if peer.remoteDescription is None and not early:
+            self._undescribed[peer] = asked
+            return
+        self._early = [(other, candidate) for other, candidate in self._early if other is not peer]
+        told = asked.offer if peer is self._from_agent else asked.answer
+        await peer.setRemoteDescription(RTCSessionDescription(told.sdp, told.type))
+        for candidate in early:
+            await peer.addIceCandidate(candidate)
+        if peer is self._to_agent:
+            self._answered.set()
+            return
+        await peer.setLocalDescription(await peer.createAnswer())
+        answer = SessionDescription(type="answer", sdp=peer.localDescription.sdp, id=told.id)
+        await self._send(SignalResponse(answer=answer))
 
     def _add_track(self, person: Person) -> None:
         sender = self._to_agent.addTrack(person.microphone)
