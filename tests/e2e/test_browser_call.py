@@ -22,9 +22,9 @@ pytestmark = pytest.mark.browser
 
 PICTURES = ROOT / "test-results"
 
-QUESTION = "go forward ten"
-"""What is said in the recording `goforward`, but for the last word: Chromium's echo and noise
-filters colour it now and then, so that the small recogniser takes "meters" for "years"."""
+QUESTION = "go forward"
+"""What is said in the recording `goforward`, but for the last words: Chromium's echo and noise
+filters colour them now and then, so that the small recogniser takes "ten meters" for others."""
 
 IN_CALL = ("listening", "thinking", "speaking")
 """The states of the page while a call stands."""

@@ -28,8 +28,8 @@ DEMO_SERVER = "http://localhost:7860"
 
 IN_CALL = ("listening", "thinking", "speaking")
 
-QUESTION = "go forward ten"
-"""What is said in the recording `goforward`, but for the last word."""
+QUESTION = "go forward"
+"""What is said in the recording `goforward`, but for the last words."""
 
 MAX_PACKED_BYTES = 60_000
 """What the widget may cost a page."""
